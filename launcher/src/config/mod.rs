@@ -1,0 +1,1 @@
+//! From the bytes of config.json to a checked `Spec`.

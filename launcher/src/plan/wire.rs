@@ -1,1 +1,2 @@
-//! The plan's wire form.
+//! stub
+pub fn decode(_: &[u8], _: usize) -> Result<super::Plan, String> { Err(String::new()) }

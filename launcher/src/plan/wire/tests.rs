@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::error::Error;
 
 use brood_schema::plan_capnp as wire;
-use capnp::message;
+use capnp::ErrorKind;
+use capnp::message::{self, HeapAllocator};
 use capnp::serialize::write_message_to_words;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -188,6 +189,31 @@ fn the_limits_hold() {
     let mut bytes = encode(&minimal());
     bytes.extend([0; 8]);
     assert!(matches!(decode(&bytes, 0), Err(WireError::TrailingBytes(8))));
+}
+
+/// A message of 80 KiB in which 200 strings are the same 64 KiB: 13 MB once decoded.
+#[test]
+fn a_message_that_unfolds_is_refused() {
+    const STRINGS: u32 = 200;
+    let mut message = message::Builder::new(HeapAllocator::new().first_segment_words(10_000));
+    let mut plan: wire::plan::Builder<'_> = message.init_root();
+    plan.set_version(wire::PLAN_VERSION);
+    let mut argv = plan.init_steps(1).get(0).init_exec().init_argv(STRINGS);
+    argv.set(0, &[b'x'; 64 * 1024]);
+    let mut bytes = write_message_to_words(&message);
+    assert!(bytes.len() < 80 * 1024 && decode(&bytes, 0).is_ok(), "sound as yet");
+
+    // The list's pointers lie right before the string. All but the first are null; let each lead to the string as well:
+    // bits 2 to 31 of a pointer are the distance from its end, in words.
+    let string = bytes.windows(8).position(|word| word == b"xxxxxxxx").unwrap();
+    let list = string - 8 * STRINGS as usize;
+    let first = u64::from_le_bytes(bytes[list..list + 8].try_into().unwrap());
+    for i in 1..STRINGS as usize {
+        let pointer = first - ((i as u64) << 2);
+        bytes[list + 8 * i..list + 8 * (i + 1)].copy_from_slice(&pointer.to_le_bytes());
+    }
+    let Err(WireError::Step { position: 0, source }) = decode(&bytes, 0) else { panic!("decoded") };
+    assert!(matches!(*source, WireError::Message(error) if error.kind == ErrorKind::ReadLimitExceeded));
 }
 
 /// The shortest plan that is one.

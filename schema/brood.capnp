@@ -73,8 +73,8 @@ struct CreateRequest {
   source :union {
     bundle @1 :Text;
     # Absolute path of an OCI bundle: a directory with config.json.
-    hostOverlay @2 :Data;
-    # A config.json whose root is a throw-away layer over the host's root, read-only below; root.path is not looked at.
+    config @2 :Data;
+    # The text of a config.json, without a bundle; its paths are absolute.
   }
   stdio @3 :Stdio;
   labels @4 :List(KeyValue);
@@ -85,7 +85,9 @@ struct CreateRequest {
   # Delete the container when its init process ends. Handles made by `create` still learn the exit.
   ignoreUnsupported @7 :Bool;
   # Go on without what this version does not support, instead of refusing the configuration.
-  metadata @8 :List(KeyValue);
+  hostOverlay @8 :Bool;
+  # The root is a throw-away layer over the host's root, which is read-only below it; root.path is not looked at.
+  metadata @9 :List(KeyValue);
 }
 
 struct Stdio {

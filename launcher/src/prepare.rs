@@ -11,7 +11,7 @@ use rustix::pipe::PipeFlags;
 use crate::cgroup::{self, CgroupError, Hierarchy};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::plan::{self, BuildOptions, Launch, PlanError, Stdio};
-use crate::state::{ContainerDir, ContainerState, INIT, PidRecord, StateError, StateRoot};
+use crate::state::{ContainerDir, ContainerState, INIT, Manager, PidRecord, StateError, StateRoot};
 
 /// Why a container could not be prepared. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +49,12 @@ pub enum Source {
         /// Instead of `<bundle>/config.json`.
         config: Option<PathBuf>,
     },
-    /// The text of a configuration whose root is a throw-away layer over the host's root
-    /// ([`plan::default_spec`]).
-    HostOverlay {
+    /// The text of a configuration without a bundle ([`plan::default_spec`]); its paths are absolute.
+    Inline {
         /// A config.json.
         config: Vec<u8>,
+        /// The root is a throw-away layer over the host's root, and root.path is not looked at.
+        host_overlay: bool,
     },
 }
 
@@ -68,8 +69,8 @@ pub struct Order {
     pub labels: BTreeMap<String, String>,
     /// Wait for `start` after set-up.
     pub park: bool,
-    /// Whether a zygote will clone it.
-    pub from_zygote: bool,
+    /// Who looks after it; all but [`Manager::Caller`] clone by zygote.
+    pub manager: Manager,
     /// Signal for it when its launcher dies.
     pub die_with_parent: Option<u32>,
     /// Go on without what is not supported.
@@ -111,7 +112,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        let record = PidRecord { pid, start_time: crate::state::start_time(pid).unwrap_or(0) };
+        let record = PidRecord { pid, start_time: crate::state::state_and_start_time(pid).map_or(0, |(_, time)| time) };
         self.dir.process(INIT).write_pid(record)?;
         Ok(record)
     }
@@ -155,12 +156,13 @@ pub fn prepare(
         oci_version: loaded_spec.version().clone(),
         id: order.id,
         rootfs: loaded_spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
-        bundle: if matches!(order.source, Source::HostOverlay { .. }) { PathBuf::new() } else { bundle.clone() },
+        bundle: if matches!(order.source, Source::Bundle { .. }) { bundle.clone() } else { PathBuf::new() },
         annotations: loaded_spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
         labels: order.labels,
         created: jiff::Timestamp::now().to_string(),
         cgroup: reserved.cgroup.clone().unwrap_or_default(),
         owner: rustix::process::getuid().as_raw(),
+        manager: order.manager,
     };
     reserved.dir.write_state(&state)?;
     if let Some(process) = loaded_spec.process() {
@@ -172,12 +174,12 @@ pub fn prepare(
         &loaded_spec,
         BuildOptions {
             bundle,
-            host_overlay: matches!(order.source, Source::HostOverlay { .. }),
+            host_overlay: matches!(order.source, Source::Inline { host_overlay: true, .. }),
             stdio: stdio(&reserved.dir)?,
             status: status_write,
             park,
             cgroup,
-            from_zygote: order.from_zygote,
+            from_zygote: order.manager != Manager::Caller,
             die_with_parent: order.die_with_parent,
         },
     )?;
@@ -195,7 +197,7 @@ fn load(order: &Order) -> Result<(Spec, Vec<String>, PathBuf), PrepareError> {
             let bundle = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             Ok((loaded.spec, loaded.notes, bundle))
         }
-        Source::HostOverlay { config } => {
+        Source::Inline { config, .. } => {
             let (spec, mut notes) = config::parse(config)?;
             notes.extend(config::validate(&spec)?);
             notes.extend(config::check_supported(&spec, order.ignore_unsupported)?);

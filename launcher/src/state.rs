@@ -85,6 +85,21 @@ pub struct ContainerState {
     pub cgroup: PathBuf,
     /// User who created it.
     pub owner: u32,
+    /// Who looks after it: only its own supervisor takes a container over after a restart.
+    pub manager: Manager,
+}
+
+/// Who looks after a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// `brood daemon`.
+    Daemon,
+    /// `brood run` without a daemon, for as long as that command lives.
+    Embedded,
+    /// Whoever calls `brood-oci`.
+    #[default]
+    Caller,
 }
 
 /// `pid`: names one process for good, since a start time tells a re-used pid apart.
@@ -117,10 +132,17 @@ impl ExitRecord {
     /// The record of a reaped (or peeked at) child.
     #[must_use]
     pub fn of(status: &WaitIdStatus, time_ns: u64) -> ExitRecord {
-        match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => ExitRecord { status: code as u8, signal: None, reason: None, time_ns },
+        let (code, signal) = (status.exit_status(), status.terminating_signal());
+        ExitRecord::new(code.map(|code| code as u8), signal.map(|signal| signal as u8), time_ns)
+    }
+
+    /// The record of an exit code, or of death by a signal.
+    #[must_use]
+    pub fn new(code: Option<u8>, signal: Option<u8>, time_ns: u64) -> ExitRecord {
+        match (code, signal) {
+            (Some(status), _) => ExitRecord { status, signal: None, reason: None, time_ns },
             (None, Some(signal)) => {
-                ExitRecord { status: 128 + signal as u8, signal: Some(signal as u8), reason: None, time_ns }
+                ExitRecord { status: 128u8.saturating_add(signal), signal: Some(signal), reason: None, time_ns }
             }
             (None, None) => ExitRecord::unknown("the kernel reported neither exit nor signal", time_ns),
         }
@@ -405,15 +427,18 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
 /// Start time of a process (field 22 of `/proc/PID/stat`); `None` when there is none or it is a zombie.
 #[must_use]
 pub fn start_time(pid: i32) -> Option<u64> {
+    state_and_start_time(pid).filter(|(state, _)| !matches!(state, 'Z' | 'X')).map(|(_, start_time)| start_time)
+}
+
+/// The process's state letter and start time, zombies too: their pid is not free yet.
+#[must_use]
+pub fn state_and_start_time(pid: i32) -> Option<(char, u64)> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses and may hold anything, parentheses too.
     let after_name = stat.iter().rposition(|&byte| byte == b')')?;
     let mut fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// A handle on the recorded process; `None` when it is gone and its pid perhaps somebody else's.

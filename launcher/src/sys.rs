@@ -291,3 +291,36 @@ pub fn dup_cloexec_to(fd: BorrowedFd<'_>, over: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: integers only; the number stays open and stays the property of its owner.
     check(c_long::from(unsafe { libc::dup3(fd.as_raw_fd(), over.as_raw_fd(), libc::O_CLOEXEC) })).map(drop)
 }
+
+/// A child that has ended, seen without being reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedChild {
+    /// Its pid; not free before it is reaped.
+    pub pid: i32,
+    /// Exit code, or `None` for death by a signal.
+    pub code: Option<u8>,
+    /// The signal, for death by one.
+    pub signal: Option<u8>,
+}
+
+/// Looks for any child that has ended (`P_ALL`, `WNOWAIT`): rustix's waitid(2) does not tell the pid, and nix's does not
+/// know deaths by real-time signals.
+///
+/// # Errors
+/// ECHILD without children; others as waitid(2).
+pub fn peek_ended_child() -> Result<Option<EndedChild>> {
+    // SAFETY: siginfo_t is plain data; all zeroes is what waitid leaves when nothing has ended.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` outlives the call.
+    check(c_long::from(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) }))?;
+    // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeroes.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() } as u8;
+    let exited = info.si_code == libc::CLD_EXITED;
+    Ok(Some(EndedChild { pid, code: exited.then_some(status), signal: (!exited).then_some(status) }))
+}

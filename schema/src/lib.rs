@@ -10,13 +10,13 @@
 // `include!` rather than `#[path]`: rustfmt does not follow it, and the committed bytes must stay the compiler's.
 
 /// `plan.capnp`: the launch plan's wire form.
-#[allow(clippy::all, missing_docs, reason = "generated")]
+#[allow(clippy::all, clippy::unimplemented, missing_docs, reason = "generated")]
 pub mod plan_capnp {
     include!("generated/plan_capnp.rs");
 }
 
 /// `brood.capnp`: the RPC surface.
-#[allow(clippy::all, missing_docs, reason = "generated")]
+#[allow(clippy::all, clippy::unimplemented, missing_docs, reason = "generated")]
 pub mod brood_capnp {
     include!("generated/brood_capnp.rs");
 }

@@ -23,9 +23,6 @@ use crate::plan::wire;
 use crate::spawn::{Host, SpawnError, Spawned};
 use crate::sys;
 
-/// First argument by which the binary is told to be a zygote; what `ps` shows comes before it.
-pub const ZYGOTE_ARGUMENT: &str = "--zygote-on-fd-0";
-
 /// Serves launches on a SEQPACKET socket until its end of file.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use brood_launcher::plan::Stdio;
 use brood_launcher::prepare::{self, Order, PrepareError, Source};
 use brood_launcher::report::{Outcome, ReportReader, StepError};
 use brood_launcher::spawn::{Host, Spawned};
-use brood_launcher::state::{ContainerDir, ExitRecord, INIT, now_ns};
+use brood_launcher::state::{ContainerDir, ExitRecord, INIT, Manager, now_ns};
 use brood_launcher::sys;
 use clap::Args;
 use rustix::process::{WaitId, WaitIdOptions};
@@ -117,7 +117,7 @@ fn launch(runtime: &Runtime, args: CreateArgs, park: bool) -> anyhow::Result<(Co
         source: Source::Bundle { path: args.bundle, config: args.config },
         labels: Default::default(),
         park,
-        from_zygote: false,
+        manager: Manager::Caller,
         die_with_parent: None,
         ignore_unsupported: args.ignore_unsupported,
     };

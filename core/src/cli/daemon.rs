@@ -1,0 +1,72 @@
+//! `brood daemon`: becomes the keeper, or, when the keeper calls, the supervisor.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::Place;
+use crate::daemon::{self, DaemonSettings};
+use crate::exe::{Role, SealedExe};
+use crate::keeper;
+use crate::limits::{RETAIN_COUNT_DEFAULT, ZYGOTES_MAX};
+use crate::reactor::Choice;
+
+#[derive(Args)]
+pub(super) struct DaemonArgs {
+    /// Number of processes that clone containers [default: one per processor, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=ZYGOTES_MAX as i64))]
+    zygotes: Option<u16>,
+    /// Kill a container that is not set up after this time (15s, 500ms, 1m)
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse_duration)]
+    start_timeout: Duration,
+    /// Events that are kept for replay
+    #[arg(long, value_name = "N", default_value_t = RETAIN_COUNT_DEFAULT)]
+    retain_count: usize,
+    /// How exits are noticed
+    #[arg(long, value_enum, default_value = "auto")]
+    reactor: Choice,
+    /// Kill and remove all containers when the daemon is stopped; otherwise they are left alone
+    #[arg(long)]
+    kill_on_exit: bool,
+}
+
+pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(place.host.is_none(), "--host is for clients: a daemon listens at brood.sock in --root");
+    args.reactor.resolve().map_err(|error| anyhow::anyhow!("--reactor io_uring: this kernel refuses: {error}"))?;
+    let root = place.state_root()?;
+    let arguments = std::env::args_os().skip(1);
+    match role {
+        None => {
+            // From here on everything runs from a sealed copy, under a name that `ps` shows.
+            let exe = SealedExe::make().context("copy the binary into memory")?;
+            let error = Command::new(exe.path()).arg0(Role::Keeper.argv0()).args(arguments).exec();
+            Err(error).context("start the keeper")
+        }
+        Some(Role::Keeper) => keeper::run(&root, arguments.collect()),
+        Some(Role::Supervisor | Role::Zygote) => {
+            let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+            daemon::supervise(DaemonSettings {
+                root,
+                zygotes: args.zygotes.map_or(processors, usize::from),
+                start_timeout: args.start_timeout,
+                retain: args.retain_count,
+                reactor: args.reactor,
+                kill_on_exit: args.kill_on_exit,
+            })
+        }
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| "expected a number and ms, s or m".to_owned())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" | "" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("unknown unit {unit:?}: expected ms, s or m")),
+    }
+}

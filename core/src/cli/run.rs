@@ -1,0 +1,348 @@
+//! `run` and `create`.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use brood_launcher::plan::{DefaultBundle, Stdio, default_spec};
+use brood_launcher::prepare::Source;
+use brood_launcher::state::{ExitRecord, Manager};
+use clap::{Args, ValueEnum};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Place, absolute, nobody_there, print};
+use crate::client::{Client, Container, Create, CreateSource};
+use crate::limits::RETAIN_COUNT_DEFAULT;
+use crate::reactor::{self, Choice};
+use crate::registry::{Command, Instance, Reply};
+use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
+
+/// Signals that are passed on to the container of a foreground run.
+const FORWARDED: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
+
+#[derive(Args)]
+pub(super) struct CreateArgs {
+    /// Name of the container
+    #[arg(long, value_name = "ID")]
+    name: String,
+    /// OCI bundle: a directory with config.json
+    #[arg(long, value_name = "DIR")]
+    bundle: PathBuf,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args)]
+struct CommonArgs {
+    /// A label, kept with the container
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Go on without what this version does not support, with a warning
+    #[arg(long)]
+    ignore_unsupported: bool,
+}
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// Return when the program runs; its output goes to files in the state directory (needs a daemon)
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the container when it stops (without a daemon it always is)
+    #[arg(long)]
+    rm: bool,
+    /// Give the container our standard input
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the container a terminal (not supported yet)
+    #[arg(short, long)]
+    tty: bool,
+    /// Name of the container [default: a random one]
+    #[arg(long, value_name = "ID")]
+    name: Option<String>,
+    /// OCI bundle: a directory with config.json
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["rootfs", "env", "workdir", "user", "volumes", "network", "read_only", "hostname", "command"])]
+    bundle: Option<PathBuf>,
+    /// Root file system [default: the host's, read-only below a throw-away layer]
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// Environment variable
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User, as UID, UID:GID or a name of the host
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Bind mount
+    #[arg(short = 'v', long = "volume", value_name = "SRC:DST[:ro]")]
+    volumes: Vec<String>,
+    /// Network: none (only loopback) or host
+    #[arg(long, value_enum)]
+    network: Option<Network>,
+    /// Make the root read-only
+    #[arg(long)]
+    read_only: bool,
+    /// Host name inside [default: the container's name]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Program and its arguments
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Network {
+    None,
+    Host,
+}
+
+pub(super) fn create(place: &Place, args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let create = Create {
+        id: args.name,
+        source: CreateSource::Bundle(absolute("--bundle", &args.bundle)?),
+        labels: parse_labels(&args.common.labels)?,
+        ignore_unsupported: args.common.ignore_unsupported,
+        ..Create::default()
+    };
+    place.with_client(async |client| {
+        client.create(&create).1.await?;
+        print(&format!("{}\n", create.id))
+    })
+}
+
+pub(super) fn run(place: &Place, args: RunArgs) -> anyhow::Result<ExitCode> {
+    ensure!(!args.tty, "-t: terminals are not supported yet");
+    let id = args.name.clone().map_or_else(random_name, Ok)?;
+    let create = Create {
+        source: source(&args, &id)?,
+        stdio: None,
+        labels: parse_labels(&args.common.labels)?,
+        start: true,
+        auto_remove: args.rm,
+        ignore_unsupported: args.common.ignore_unsupported,
+        id,
+    };
+    let remote = place.try_with_client(async |client| run_remote(client, create.clone(), &args).await)?;
+    match remote {
+        Ok(status) => status,
+        Err(error) if place.host.is_none() && nobody_there(&error) => {
+            ensure!(!args.detach, "-d needs a daemon: {error}");
+            run_embedded(place, create, &args)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if args.detach {
+        ensure!(!args.interactive, "-i: a detached container has no standard input of ours");
+        client.create(&create).1.await?;
+        return print(&format!("{}\n", create.id));
+    }
+    create.stdio = Some(client.hand_over(&stdio(args)?).await?);
+    let (container, created) = client.create(&create);
+    // Sent before the creation is answered, so that even the quickest exit is not missed.
+    let exit = container.wait();
+    created.await?;
+    let engine = Engine::Remote(container);
+    let forwarding = tokio::task::spawn_local(engine.forward());
+    let exit = exit.await?;
+    forwarding.abort();
+    Ok(status(&exit))
+}
+
+/// Without a daemon: the same supervisor, in this process and for this one container.
+fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "no daemon is running and only root can start a container without one"
+    );
+    let kind = Choice::Auto.resolve().context("reactor")?;
+    let settings = Settings {
+        root: place.state_root()?,
+        reactor: kind,
+        zygotes: 1,
+        start_timeout: std::time::Duration::from_secs(15),
+        retain: RETAIN_COUNT_DEFAULT,
+        manager: Manager::Embedded,
+    };
+    let stdio = StdioOrder::Fds(stdio(args)?);
+    reactor::block_on(kind, async move {
+        let supervisor = Supervisor::start(settings, None).context("start")?;
+        let source = match create.source {
+            CreateSource::Bundle(path) => Source::Bundle { path, config: None },
+            CreateSource::Config { text, host_overlay } => Source::Inline { config: text, host_overlay },
+        };
+        let order = Order {
+            id: create.id,
+            source,
+            stdio,
+            labels: create.labels,
+            start: true,
+            auto_remove: false,
+            ignore_unsupported: create.ignore_unsupported,
+        };
+        let result = run_locally(&supervisor, order).await;
+        supervisor.stop();
+        result
+    })?
+}
+
+async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order) -> anyhow::Result<ExitCode> {
+    let (instance, exit) = match supervisor.create(order).await {
+        Ok(created) => created,
+        Err(failure) => return Err(crate::client::ClientError::from(failure).into()),
+    };
+    let forwarding = tokio::task::spawn_local(Engine::Local(supervisor.clone(), instance).forward());
+    let exit = exit.await;
+    forwarding.abort();
+    let deleted = supervisor.ask(Command::Delete { target: instance, force: true }).await;
+    match (exit, deleted) {
+        (Reply::Refused(failure), _) | (_, Reply::Refused(failure)) => {
+            Err(crate::client::ClientError::from(failure).into())
+        }
+        (Reply::Exit(exit), _) => Ok(status(&exit)),
+        (Reply::Created(_) | Reply::Done, _) => bail!("a wait was answered with no exit"),
+    }
+}
+
+/// Who has the container of a foreground run.
+enum Engine {
+    Remote(Container),
+    Local(std::rc::Rc<Supervisor>, Instance),
+}
+
+impl Engine {
+    /// Passes our signals on, until aborted.
+    async fn forward(self) -> anyhow::Result<()> {
+        let mut streams = Vec::new();
+        for number in FORWARDED {
+            streams.push((number, signal(SignalKind::from_raw(number))?));
+        }
+        loop {
+            let received: Vec<_> = streams
+                .iter_mut()
+                .map(|(number, stream)| Box::pin(async { (stream.recv().await, *number).1 }))
+                .collect();
+            let (number, ..) = futures::future::select_all(received).await;
+            match &self {
+                // It may have ended this very moment; then the run is about to end as well.
+                Engine::Remote(container) => drop(container.kill(number as u8, false).await),
+                Engine::Local(supervisor, target) => {
+                    drop(supervisor.ask(Command::Kill { target: *target, signal: number, all: false }).await);
+                }
+            }
+        }
+    }
+}
+
+fn status(exit: &ExitRecord) -> ExitCode {
+    if let Some(reason) = &exit.reason {
+        tracing::warn!("exit status unknown: {reason}");
+    }
+    ExitCode::from(exit.status)
+}
+
+/// Our own descriptors for the container; without -i its input is empty, as a terminal's would never end.
+fn stdio(args: &RunArgs) -> anyhow::Result<Stdio> {
+    let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+    let open = || -> Result<Stdio, Errno> {
+        let stdin = if args.interactive {
+            copy(rustix::stdio::stdin())?
+        } else {
+            rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?
+        };
+        Ok(Stdio { stdin, stdout: copy(rustix::stdio::stdout())?, stderr: copy(rustix::stdio::stderr())? })
+    };
+    open().context("standard descriptors")
+}
+
+fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
+    if let Some(bundle) = &args.bundle {
+        return Ok(CreateSource::Bundle(absolute("--bundle", bundle)?));
+    }
+    ensure!(!args.command.is_empty(), "a COMMAND is needed, or --bundle");
+    let mut spec = default_spec(&DefaultBundle {
+        args: args.command.clone(),
+        env: environment(args)?,
+        cwd: args.workdir.clone().unwrap_or_default(),
+        hostname: args.hostname.clone().unwrap_or_else(|| id.chars().take(63).collect()),
+    });
+    if let Some(user) = &args.user {
+        let (uid, gid) = parse_user(user, args.rootfs.is_none())?;
+        spec["process"]["user"] = serde_json::json!({"uid": uid, "gid": gid});
+    }
+    if args.network == Some(Network::Host)
+        && let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut()
+    {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+    }
+    for volume in &args.volumes {
+        let mount = parse_volume(volume)?;
+        spec["mounts"].as_array_mut().context("default bundle")?.push(mount);
+    }
+    spec["root"]["readonly"] = args.read_only.into();
+    if let Some(rootfs) = &args.rootfs {
+        spec["root"]["path"] = absolute("--rootfs", rootfs)?.to_string_lossy().into();
+    }
+    Ok(CreateSource::Config { text: spec.to_string().into_bytes(), host_overlay: args.rootfs.is_none() })
+}
+
+/// `KEY` alone takes our own value, as with docker.
+fn environment(args: &RunArgs) -> anyhow::Result<Vec<String>> {
+    let entry = |entry: &String| match entry.split_once('=') {
+        Some(("", _)) => Err(anyhow::anyhow!("-e {entry:?}: the name is empty")),
+        Some(_) => Ok(entry.clone()),
+        None => Ok(format!("{entry}={}", std::env::var(entry).unwrap_or_default())),
+    };
+    args.env.iter().map(entry).collect()
+}
+
+/// A number is only ever a number (CVE-2016-3697); a name is looked up on the host, and only where its root is used.
+fn parse_user(user: &str, host_names: bool) -> anyhow::Result<(u32, u32)> {
+    let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
+    let group = group
+        .map(|group| group.parse::<u32>().map_err(|_| anyhow::anyhow!("--user {user:?}: the group must be a number")));
+    let group = group.transpose()?;
+    if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
+        let uid = name.parse().map_err(|_| anyhow::anyhow!("--user {user:?}: out of range"))?;
+        return Ok((uid, group.unwrap_or(0)));
+    }
+    ensure!(host_names, "--user {user:?}: with --rootfs it must be a number");
+    let found = nix::unistd::User::from_name(name).ok().flatten();
+    let found = found.with_context(|| format!("--user {user:?}: no such user on this host"))?;
+    Ok((found.uid.as_raw(), group.unwrap_or(found.gid.as_raw())))
+}
+
+fn parse_volume(volume: &str) -> anyhow::Result<serde_json::Value> {
+    let parts: Vec<&str> = volume.split(':').collect();
+    let (source, destination, option) = match parts[..] {
+        [source, destination] => (source, destination, "rw"),
+        [source, destination, option @ ("ro" | "rw")] => (source, destination, option),
+        _ => bail!("-v {volume:?}: expected SRC:DST or SRC:DST:ro"),
+    };
+    ensure!(source.starts_with('/') && destination.starts_with('/'), "-v {volume:?}: both paths must be absolute");
+    Ok(serde_json::json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", option]}))
+}
+
+pub(super) fn parse_labels(labels: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let parse = |label: &String| {
+        let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        ensure!(!key.is_empty(), "--label {label:?}: the key is empty");
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    labels.iter().map(parse).collect()
+}
+
+fn random_name() -> anyhow::Result<String> {
+    let mut bytes = [0; 6];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random name")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,227 @@
+//! The connection to a daemon, for the command line and for other Rust programs.
+//!
+//! Must be used inside a tokio `LocalSet`: Cap'n Proto's futures stay on their thread.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use brood_launcher::plan::Stdio;
+use brood_launcher::report::errno_text;
+use brood_launcher::state::ExitRecord;
+use brood_launcher::zygote::frame;
+use brood_schema::brood_capnp as schema;
+use capnp_rpc::RpcSystem;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use rustix::io::Errno;
+use rustix::net::SocketType;
+use tokio::net::UnixStream;
+
+use crate::registry::Failure;
+use crate::{rpc, socket};
+
+/// Why a call brought no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon is there, or it is not ours to use.
+    #[error("cannot reach the daemon at unix://{}: {}", path.display(), errno_text(*errno))]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// ENOENT or ECONNREFUSED: nobody there. EACCES: not for us.
+        errno: Errno,
+    },
+    /// The daemon says no.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// The connection broke, or the daemon refuses to talk to us.
+    #[error("{}", .0.extra)]
+    Rpc(#[from] capnp::Error),
+    /// Descriptors could not be handed over.
+    #[error("hand descriptors to the daemon: {}", errno_text(*.0))]
+    Stdio(Errno),
+}
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+/// A connection.
+#[derive(Clone)]
+pub struct Client {
+    /// The bootstrap handle, for calls that have no method here.
+    pub brood: schema::brood::Client,
+}
+
+/// What to create; the fields are those of `CreateRequest`.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    /// Name.
+    pub id: String,
+    /// Where the configuration comes from.
+    pub source: CreateSource,
+    /// A ticket from [`Client::hand_over`]; without one the output goes to files.
+    pub stdio: Option<Vec<u8>>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Run at once.
+    pub start: bool,
+    /// Delete at the end.
+    pub auto_remove: bool,
+    /// Go on without what is not supported.
+    pub ignore_unsupported: bool,
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Debug)]
+pub enum CreateSource {
+    /// Absolute path of a bundle.
+    Bundle(PathBuf),
+    /// The text of a config.json.
+    Config {
+        /// The text.
+        text: Vec<u8>,
+        /// The root is a layer over the host's.
+        host_overlay: bool,
+    },
+}
+
+impl Default for CreateSource {
+    fn default() -> Self {
+        CreateSource::Bundle(PathBuf::new())
+    }
+}
+
+/// A handle on a container.
+#[derive(Clone)]
+pub struct Container(pub schema::container::Client);
+
+impl Client {
+    /// Connects to the socket of a daemon.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`]
+    pub async fn connect(path: &Path) -> Result<Client> {
+        let fail = |errno| ClientError::Connect { path: path.to_owned(), errno };
+        let socket = socket::connect(path, SocketType::STREAM).map_err(fail)?;
+        let io_fail = |error: std::io::Error| fail(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        rustix::io::ioctl_fionbio(&socket, true).map_err(fail)?;
+        let stream = UnixStream::from_std(socket.into()).map_err(io_fail)?;
+        let mut system = RpcSystem::new(Box::new(rpc::network(stream, Side::Client)), None);
+        let brood = system.bootstrap(Side::Server);
+        tokio::task::spawn_local(system);
+        Ok(Client { brood })
+    }
+
+    /// Creates a container. The handle may be used before the creation is complete; the future says how it went.
+    pub fn create(&self, create: &Create) -> (Container, impl Future<Output = Result<()>> + use<>) {
+        let mut request = self.brood.create_request();
+        put_create(request.get().init_request(), create);
+        let sent = request.send();
+        let container = Container(sent.pipeline.get_container());
+        let outcome = async move {
+            let response = sent.promise.await?;
+            outcome(response.get()?.get_outcome()?)
+        };
+        (container, outcome)
+    }
+
+    /// A handle on the container of this name; calls on it fail if there is none.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Container {
+        let mut request = self.brood.get_request();
+        request.get().init_request().set_id(id);
+        Container(request.send().pipeline.get_container())
+    }
+
+    /// Hands three descriptors to the daemon; the ticket goes into [`Create::stdio`].
+    ///
+    /// # Errors
+    /// The daemon or its descriptor socket refuses.
+    pub async fn hand_over(&self, stdio: &Stdio) -> Result<Vec<u8>> {
+        let response = self.brood.stdio_ticket_request().send().promise.await?;
+        let reply = response.get()?.get_reply()?;
+        let (ticket, path) =
+            (reply.get_ticket()?.to_vec(), PathBuf::from(reply.get_path()?.to_string().map_err(capnp::Error::from)?));
+        let socket = socket::connect(&path, SocketType::SEQPACKET).map_err(ClientError::Stdio)?;
+        let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        frame::send(socket.as_fd(), &ticket, &fds).map_err(ClientError::Stdio)?;
+        acknowledged(&socket)?;
+        Ok(ticket)
+    }
+}
+
+fn acknowledged(socket: &OwnedFd) -> Result<()> {
+    match rustix::net::recv(socket, &mut [0; 1], rustix::net::RecvFlags::empty()) {
+        Ok((1, _)) => Ok(()),
+        Ok(_) => Err(ClientError::Stdio(Errno::CONNRESET)),
+        Err(errno) => Err(ClientError::Stdio(errno)),
+    }
+}
+
+fn put_create(mut to: schema::create_request::Builder<'_>, from: &Create) {
+    to.set_id(&from.id);
+    match &from.source {
+        CreateSource::Bundle(path) => to.reborrow().init_source().set_bundle(path.to_string_lossy().as_ref()),
+        CreateSource::Config { text, host_overlay } => {
+            to.reborrow().init_source().set_config(text);
+            to.set_host_overlay(*host_overlay);
+        }
+    }
+    match &from.stdio {
+        Some(ticket) => to.reborrow().init_stdio().set_passed(ticket),
+        None => to.reborrow().init_stdio().set_file(()),
+    }
+    let mut labels = to.reborrow().init_labels(from.labels.len() as u32);
+    for (index, (key, value)) in (0..).zip(&from.labels) {
+        let mut entry = labels.reborrow().get(index);
+        entry.set_key(key);
+        entry.set_value(value);
+    }
+    to.set_start(from.start);
+    to.set_auto_remove(from.auto_remove);
+    to.set_ignore_unsupported(from.ignore_unsupported);
+}
+
+fn outcome(from: schema::outcome::Reader<'_>) -> Result<()> {
+    match from.which().map_err(capnp::Error::from)? {
+        schema::outcome::Ok(()) => Ok(()),
+        schema::outcome::Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
+    }
+}
+
+impl Container {
+    /// Starts the program of a created container.
+    pub fn start(&self) -> impl Future<Output = Result<()>> + use<> {
+        let sent = self.0.start_request().send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Waits for the exit of the init process.
+    pub fn wait(&self) -> impl Future<Output = Result<ExitRecord>> + use<> {
+        let sent = self.0.wait_request().send();
+        async move {
+            let response = sent.promise.await?;
+            match response.get()?.get_outcome()?.which().map_err(capnp::Error::from)? {
+                schema::wait_outcome::Exit(exit) => Ok(rpc::exit_from(exit?)?),
+                schema::wait_outcome::Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
+            }
+        }
+    }
+
+    /// Sends a signal to the init process, or to all.
+    pub fn kill(&self, signal: u8, all: bool) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.kill_request();
+        let mut fields = request.get().init_request();
+        fields.set_signal(signal);
+        fields.set_all(all);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Deletes the container.
+    pub fn delete(&self, force: bool) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.delete_request();
+        request.get().init_request().set_force(force);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+}

@@ -1,0 +1,244 @@
+//! The event journal: `<root>/events.log`, one line per event, and the last of them in memory for subscribers.
+//!
+//! ```text
+//! 9ae0daaf {"seq":12,"time":1764000000000000000,"type":"exit","id":"a","process":"init","pid":77,"exit":{...}}
+//! ^ CRC-32 of the JSON text
+//! ```
+//!
+//! Appended by one write(2), so a kill at any moment leaves at most one torn line, at the end. Lines that are torn or
+//! damaged are counted, reported and skipped; they never stop the daemon. The file is rewritten with the events that
+//! are kept (`--retain-count`) when it holds twice as many.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use brood_launcher::state::ExitRecord;
+use serde::{Deserialize, Serialize};
+
+/// Name of the file below the state root.
+pub const FILE_NAME: &str = "events.log";
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEvent {
+    /// From 1, without gaps, across restarts.
+    pub seq: u64,
+    /// Nanoseconds since the epoch.
+    pub time: u64,
+    /// `create`, `start-container`, `exit`, `delete`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The container.
+    pub id: String,
+    /// `init`, or an exec's name.
+    pub process: String,
+    /// In the supervisor's pid namespace.
+    pub pid: i32,
+    /// Of an exit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitRecord>,
+}
+
+/// The journal, open for appending.
+#[derive(Debug)]
+pub struct Journal {
+    /// `None` for an embedded supervisor, which has no subscribers and no second life.
+    file: Option<(PathBuf, std::fs::File)>,
+    kept: VecDeque<Rc<JournalEvent>>,
+    retain: usize,
+    last_seq: u64,
+    /// Lines in the file.
+    lines: usize,
+    changed: Rc<tokio::sync::Notify>,
+}
+
+/// What a reader gets.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The events, in order.
+    pub events: Vec<Rc<JournalEvent>>,
+    /// Set when events before this number were asked for and are not kept any more.
+    pub lagged_to: Option<u64>,
+}
+
+impl Journal {
+    /// A journal in memory only.
+    #[must_use]
+    pub fn in_memory(retain: usize) -> Journal {
+        let kept = VecDeque::new();
+        Journal { file: None, kept, retain: retain.max(1), last_seq: 0, lines: 0, changed: Rc::default() }
+    }
+
+    /// Opens the journal of a state root and reads what is kept. The second value counts damaged lines.
+    ///
+    /// # Errors
+    /// The file cannot be read or opened for appending.
+    pub fn open(root: &Path, retain: usize) -> std::io::Result<(Journal, usize)> {
+        let path = root.join(FILE_NAME);
+        let mut journal = Journal::in_memory(retain);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            read => read.unwrap_or_default(),
+        };
+        let mut damaged = 0;
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            journal.lines += 1;
+            match decode(line) {
+                Some(event) if event.seq > journal.last_seq => journal.keep(event),
+                _ => damaged += 1,
+            }
+        }
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        if bytes.last().is_some_and(|&byte| byte != b'\n') {
+            // The torn line must not swallow the next one.
+            file.write_all(b"\n")?;
+        }
+        journal.file = Some((path, file));
+        Ok((journal, damaged))
+    }
+
+    /// Appends an event; it is in the file before this returns. Returns its sequence number.
+    ///
+    /// # Errors
+    /// The file cannot be written. The event is kept in memory all the same.
+    pub fn append(&mut self, mut event: JournalEvent) -> std::io::Result<u64> {
+        event.seq = self.last_seq + 1;
+        let line = encode(&event);
+        self.keep(event);
+        self.changed.notify_waiters();
+        if let Some((_, file)) = &mut self.file {
+            file.write_all(line.as_bytes())?;
+            self.lines += 1;
+            if self.lines > self.retain.saturating_mul(2).max(self.retain + 64) {
+                self.rewrite()?;
+            }
+        }
+        Ok(self.last_seq)
+    }
+
+    fn keep(&mut self, event: JournalEvent) {
+        self.last_seq = event.seq;
+        self.kept.push_back(Rc::new(event));
+        while self.kept.len() > self.retain {
+            self.kept.pop_front();
+        }
+    }
+
+    fn rewrite(&mut self) -> std::io::Result<()> {
+        let Some((path, _)) = &self.file else { return Ok(()) };
+        let path = path.clone();
+        let text: String = self.kept.iter().map(|event| encode(event)).collect();
+        brood_launcher::state::replace_file(&path, text.as_bytes(), 0o600).map_err(std::io::Error::other)?;
+        let file = std::fs::OpenOptions::new().append(true).open(&path)?;
+        self.lines = self.kept.len();
+        self.file = Some((path, file));
+        Ok(())
+    }
+
+    /// Number of the last event; 0 when there was none.
+    #[must_use]
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// At most `limit` events after `cursor`.
+    #[must_use]
+    pub fn after(&self, cursor: u64, limit: usize) -> Page {
+        let Some(first) = self.kept.front().map(|event| event.seq) else { return Page::default() };
+        let lagged_to = (cursor + 1 < first).then_some(first);
+        // Numbers in memory have no gaps but those of damaged lines, so this never starts too late.
+        let skip = self.kept.partition_point(|event| event.seq <= cursor);
+        Page { events: self.kept.iter().skip(skip).take(limit).cloned().collect(), lagged_to }
+    }
+
+    /// The cursor before the first event recorded at this time or later.
+    #[must_use]
+    pub fn cursor_at(&self, time: u64) -> u64 {
+        self.kept.iter().find(|event| event.time >= time).map_or(self.last_seq, |event| event.seq - 1)
+    }
+
+    /// Wakes at the next append.
+    #[must_use]
+    pub fn changed(&self) -> Rc<tokio::sync::Notify> {
+        self.changed.clone()
+    }
+}
+
+fn encode(event: &JournalEvent) -> String {
+    // Serialization of this type cannot fail: it has no maps and no foreign types.
+    let text = serde_json::to_string(event).unwrap_or_default();
+    format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes()))
+}
+
+fn decode(line: &[u8]) -> Option<JournalEvent> {
+    let (checksum, text) = line.split_at_checked(9)?;
+    let checksum = u32::from_str_radix(std::str::from_utf8(checksum).ok()?.strip_suffix(' ')?, 16).ok()?;
+    (crc32fast::hash(text) == checksum).then(|| serde_json::from_slice(text).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: &str) -> JournalEvent {
+        let (kind, process) = ("exit".to_owned(), "init".to_owned());
+        JournalEvent { seq: 0, time: 5, kind, id: id.into(), process, pid: 1, exit: None }
+    }
+
+    #[test]
+    fn events_come_back_in_order_after_a_restart() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(root.path(), 10).unwrap();
+        for id in ["a", "b", "c"] {
+            journal.append(event(id)).unwrap();
+        }
+        let (mut journal, damaged) = Journal::open(root.path(), 10).unwrap();
+        assert_eq!((journal.last_seq(), damaged), (3, 0));
+        assert_eq!(journal.append(event("d")).unwrap(), 4);
+        let ids: Vec<_> = journal.after(1, 2).events.iter().map(|event| event.id.clone()).collect();
+        assert_eq!(ids, ["b", "c"]);
+    }
+
+    #[test]
+    fn a_journal_cut_or_damaged_anywhere_loses_only_that_line() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(root.path(), 10).unwrap();
+        for id in ["a", "b", "c"] {
+            journal.append(event(id)).unwrap();
+        }
+        let path = root.path().join(FILE_NAME);
+        let whole = std::fs::read(&path).unwrap();
+        let third = whole.len() / 3;
+        for cut in 2 * third + 1..whole.len() - 1 {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (mut journal, damaged) = Journal::open(root.path(), 10).unwrap();
+            assert_eq!((journal.last_seq(), damaged), (2, 1), "cut at {cut}");
+            journal.append(event("after")).unwrap();
+            assert_eq!(Journal::open(root.path(), 10).unwrap().0.last_seq(), 3);
+        }
+        for at in 0..third - 1 {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x20;
+            std::fs::write(&path, &bytes).unwrap();
+            let (journal, damaged) = Journal::open(root.path(), 10).unwrap();
+            assert_eq!((journal.last_seq(), damaged), (3, 1), "flipped {at}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_kept_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(root.path(), 3).unwrap();
+        for _ in 0..500 {
+            journal.append(event("a")).unwrap();
+        }
+        let page = journal.after(0, 100);
+        assert_eq!((page.lagged_to, page.events.len()), (Some(498), 3));
+        assert_eq!(journal.after(497, 100).lagged_to, None);
+        let lines = std::fs::read_to_string(root.path().join(FILE_NAME)).unwrap().lines().count();
+        assert!(lines <= 3 + 64 + 1, "{lines} lines");
+    }
+}

@@ -1,0 +1,346 @@
+//! The keeper: parent of the supervisor, tiny and blocking, and the reason why a supervisor may die.
+//!
+//! It knows nothing of containers. It holds the listening sockets, so that clients can connect while no supervisor is
+//! there; it is the nearest subreaper, so that a dead supervisor's children become its own; it writes down how each of
+//! them ended until a supervisor says that the exit is durable; and it starts the next supervisor.
+//!
+//! | message (JSON, SEQPACKET) | direction | meaning |
+//! | --- | --- | --- |
+//! | `{"exit": {...}}` | to the supervisor | a process that the keeper inherited has ended |
+//! | `{"synced": true}` | to the supervisor | these were all exits that are kept |
+//! | `{"ready": true}` | to the keeper | it listens; start-up has succeeded |
+//! | `{"recorded": [pid, start time]}` | to the keeper | that exit is durable and need not be kept |
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use brood_launcher::state::{ExitRecord, StateRoot, now_ns, state_and_start_time};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+use crate::exe::{Role, SealedExe};
+use crate::socket::{self, Listeners};
+
+/// Names the inherited descriptors in a supervisor's environment: keeper socket, RPC listener, stdio listener.
+pub const FDS_VARIABLE: &str = "BROOD_KEEPER_FDS";
+/// Pause before another supervisor is started when the last one did not even get ready.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Longest message.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// How an inherited process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptExit {
+    /// Its pid, by now free again.
+    pub pid: i32,
+    /// Tells it apart from later ones with the same pid.
+    pub start_time: u64,
+    /// The exit.
+    pub exit: ExitRecord,
+}
+
+/// A message in either direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Message {
+    /// To the supervisor.
+    Exit(KeptExit),
+    /// To the supervisor.
+    Synced(bool),
+    /// To the keeper.
+    Ready(bool),
+    /// To the keeper: pid and start time.
+    Recorded((i32, u64)),
+}
+
+fn send(socket: &OwnedFd, message: &Message) -> Result<(), Errno> {
+    let bytes = serde_json::to_vec(message).unwrap_or_default();
+    rustix::net::send(socket, &bytes, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// The next message; `None` at the end of file. EAGAIN when there is none on a non-blocking socket.
+fn receive(socket: &OwnedFd) -> Result<Option<Message>, Errno> {
+    let mut buffer = [0; MESSAGE_BYTES_MAX];
+    match rustix::net::recv(socket, &mut buffer, RecvFlags::empty()) {
+        Ok((0, _)) | Err(Errno::CONNRESET) => Ok(None),
+        Ok((length, _)) => serde_json::from_slice(&buffer[..length]).map(Some).map_err(|_| Errno::PROTO),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The supervisor's end of the socket to its keeper.
+#[derive(Debug)]
+pub struct KeeperLink {
+    socket: OwnedFd,
+    alive: std::cell::Cell<bool>,
+}
+
+impl KeeperLink {
+    /// Takes the inherited socket and reads, blocking, the exits that are kept.
+    ///
+    /// # Errors
+    /// The keeper is gone already.
+    pub fn open(socket: OwnedFd) -> anyhow::Result<(KeeperLink, Vec<KeptExit>)> {
+        let mut kept = Vec::new();
+        loop {
+            match receive(&socket).context("receive from the keeper")? {
+                Some(Message::Exit(exit)) => kept.push(exit),
+                Some(Message::Synced(_)) => break,
+                Some(_) => {}
+                None => anyhow::bail!("the keeper is gone"),
+            }
+        }
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok((KeeperLink { socket, alive: true.into() }, kept))
+    }
+
+    /// Tells the keeper that start-up has succeeded.
+    pub fn ready(&self) {
+        self.tell(&Message::Ready(true));
+    }
+
+    /// Tells the keeper that an exit is durable.
+    pub fn recorded(&self, pid: i32, start_time: u64) {
+        self.tell(&Message::Recorded((pid, start_time)));
+    }
+
+    /// Whether the keeper is there.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.alive.get()
+    }
+
+    fn tell(&self, message: &Message) {
+        if let Err(errno) = send(&self.socket, message) {
+            tracing::warn!(%errno, "keeper");
+        }
+    }
+
+    /// A second descriptor of the socket, for the loop to wait on.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn waitable(&self) -> std::io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// What has come since: exits; `None` when the keeper is gone.
+    #[must_use]
+    pub fn take(&self) -> Option<Vec<KeptExit>> {
+        let mut exits = Vec::new();
+        loop {
+            match receive(&self.socket) {
+                Ok(Some(Message::Exit(exit))) => exits.push(exit),
+                Ok(Some(_)) => {}
+                Err(Errno::AGAIN) => return Some(exits),
+                Ok(None) | Err(_) => {
+                    self.alive.set(false);
+                    return if exits.is_empty() { None } else { Some(exits) };
+                }
+            }
+        }
+    }
+}
+
+/// Runs the keeper until the daemon is stopped.
+///
+/// # Errors
+/// The state root is in use by another daemon, or the first supervisor did not get ready.
+pub fn run(root: &StateRoot, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    let _lock = socket::lock(root)?;
+    let listeners = Listeners::bind(root)?;
+    brood_launcher::sys::set_comm(c"brood: keeper");
+    brood_launcher::sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("PR_SET_CHILD_SUBREAPER")?;
+    let watched: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    watched.thread_block().context("block signals")?;
+    let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
+    let mut keeper = Keeper {
+        exe: SealedExe::make()?,
+        arguments,
+        listeners,
+        kept: BTreeMap::new(),
+        supervisor: None,
+        was_ready: false,
+        stopping: false,
+    };
+    let result = keeper.until_stopped(&signals);
+    Listeners::unlink(root);
+    result
+}
+
+struct Keeper {
+    exe: SealedExe,
+    arguments: Vec<OsString>,
+    listeners: Listeners,
+    kept: BTreeMap<(i32, u64), KeptExit>,
+    supervisor: Option<Running>,
+    /// Some supervisor got ready: the settings are good, and a later failure is no reason to give up.
+    was_ready: bool,
+    stopping: bool,
+}
+
+struct Running {
+    process: Child,
+    socket: OwnedFd,
+    ready: bool,
+}
+
+impl Keeper {
+    fn until_stopped(&mut self, signals: &SignalFd) -> anyhow::Result<ExitCode> {
+        let mut not_before = Instant::now();
+        loop {
+            if self.supervisor.is_none() && not_before <= Instant::now() {
+                self.supervisor = Some(self.start()?);
+            }
+            self.wait(signals, not_before)?;
+            while let Some(signal) = signals.read_signal().context("read signal")? {
+                let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+                if number == libc::SIGTERM || number == libc::SIGINT {
+                    self.stop();
+                }
+            }
+            self.hear();
+            let Some((status, ready)) = self.reap()? else { continue };
+            if self.stopping {
+                return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            }
+            anyhow::ensure!(self.was_ready, "the supervisor did not start ({status})");
+            tracing::error!(%status, "supervisor died; starting another");
+            not_before = Instant::now() + if ready { Duration::ZERO } else { RESTART_PAUSE };
+        }
+    }
+
+    fn wait(&self, signals: &SignalFd, not_before: Instant) -> anyhow::Result<()> {
+        let mut poll = vec![PollFd::new(signals, PollFlags::IN)];
+        if let Some(running) = &self.supervisor {
+            poll.push(PollFd::new(&running.socket, PollFlags::IN));
+        }
+        let pause = not_before.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
+        let timeout = self.supervisor.is_none().then_some(&timeout);
+        match rustix::event::poll(&mut poll, timeout) {
+            Err(Errno::INTR) => Ok(()),
+            result => result.map(drop).context("poll"),
+        }
+    }
+
+    fn start(&self) -> anyhow::Result<Running> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let inherited = [theirs.as_fd(), self.listeners.rpc.as_fd(), self.listeners.stdio.as_fd()];
+        let numbers: Vec<String> = inherited.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        let mut command = Command::new(self.exe.path());
+        command.arg0(Role::Supervisor.argv0()).args(&self.arguments).env(FDS_VARIABLE, numbers.join(","));
+        // This process has one thread: nobody else forks while the descriptors are inheritable.
+        for fd in inherited {
+            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        let process = command.spawn().context("start the supervisor");
+        for fd in inherited {
+            rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+        }
+        let running = Running { process: process?, socket: ours, ready: false };
+        for exit in self.kept.values() {
+            send(&running.socket, &Message::Exit(exit.clone())).context("send to the supervisor")?;
+        }
+        send(&running.socket, &Message::Synced(true)).context("send to the supervisor")?;
+        rustix::io::ioctl_fionbio(&running.socket, true)?;
+        Ok(running)
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        if let Some(running) = &self.supervisor {
+            let pid = rustix::process::Pid::from_child(&running.process);
+            // Not reaped yet, so the pid is its own.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+
+    /// Reads what the supervisor says.
+    fn hear(&mut self) {
+        let Some(running) = &mut self.supervisor else { return };
+        while let Ok(Some(message)) = receive(&running.socket) {
+            match message {
+                Message::Ready(_) => {
+                    running.ready = true;
+                    if !std::mem::replace(&mut self.was_ready, true) {
+                        socket::notify_ready();
+                    }
+                }
+                Message::Recorded(key) => drop(self.kept.remove(&key)),
+                Message::Exit(_) | Message::Synced(_) => {}
+            }
+        }
+    }
+
+    /// Reaps every child that has ended. Returns the supervisor's status when it was among them.
+    fn reap(&mut self) -> anyhow::Result<Option<(std::process::ExitStatus, bool)>> {
+        loop {
+            // Looked at first and reaped after it is written down: the start time is gone with the zombie.
+            let ended = match brood_launcher::sys::peek_ended_child() {
+                Ok(Some(ended)) => ended,
+                Ok(None) | Err(Errno::CHILD) => return Ok(None),
+                Err(errno) => return Err(errno).context("waitid"),
+            };
+            let raw = ended.pid;
+            if let Some(mut running) = self.supervisor.take_if(|running| running.process.id() as i32 == raw) {
+                let status = running.process.wait().context("reap the supervisor")?;
+                return Ok(Some((status, running.ready)));
+            }
+            let start_time = state_and_start_time(raw).map_or(0, |(_, time)| time);
+            let exit = KeptExit { pid: raw, start_time, exit: ExitRecord::new(ended.code, ended.signal, now_ns()) };
+            if let Some(running) = &self.supervisor {
+                // One that cannot be told now is told to the next supervisor.
+                let _ = send(&running.socket, &Message::Exit(exit.clone()));
+            }
+            self.kept.insert((raw, start_time), exit);
+            let pid = rustix::process::Pid::from_raw(raw).context("waitid told no pid")?;
+            rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).context("reap")?;
+        }
+    }
+}
+
+/// The descriptors that a supervisor inherits.
+#[derive(Debug)]
+pub struct Inherited {
+    /// To the keeper.
+    pub keeper: OwnedFd,
+    /// Listens for RPC.
+    pub rpc: OwnedFd,
+    /// Listens for descriptors.
+    pub stdio: OwnedFd,
+}
+
+impl Inherited {
+    /// Takes the descriptors that [`FDS_VARIABLE`] names. Must be called once, before any thread is started.
+    ///
+    /// # Errors
+    /// The variable is missing: somebody else than a keeper called.
+    #[expect(unsafe_code, reason = "descriptor numbers from the environment become owned descriptors")]
+    pub fn take() -> anyhow::Result<Inherited> {
+        let numbers = std::env::var(FDS_VARIABLE).context("a supervisor is started by its keeper, not by hand")?;
+        let numbers: Vec<RawFd> = numbers.split(',').map(str::parse).collect::<Result<_, _>>().context(FDS_VARIABLE)?;
+        let take = |index: usize| -> anyhow::Result<OwnedFd> {
+            let number = *numbers.get(index).context(FDS_VARIABLE)?;
+            anyhow::ensure!(number > 2, "{FDS_VARIABLE}: {number} is a standard descriptor");
+            // SAFETY: the keeper opened this number for us and nobody else in this fresh process owns it; it is
+            // checked to be open right below.
+            let fd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) };
+            rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).context(FDS_VARIABLE)?;
+            Ok(fd)
+        };
+        Ok(Inherited { keeper: take(0)?, rpc: take(1)?, stdio: take(2)? })
+    }
+}

@@ -1,0 +1,199 @@
+//! The state machine as a table, and as random walks whose every step keeps the promises.
+
+use brood_launcher::state::ExitRecord;
+use proptest::prelude::*;
+
+use super::*;
+
+fn exit(status: u8) -> ExitRecord {
+    ExitRecord { status, signal: None, reason: None, time_ns: 1 }
+}
+
+fn failure() -> Failure {
+    Failure::new(FailureKind::SetupFailed, "step".into())
+}
+
+/// A registry with one container, brought to a phase by the inputs that lead there.
+fn reached(phase: &str) -> (Registry, Instance) {
+    let mut registry = Registry::default();
+    registry.handle(Input::Command(Ticket(1), Command::Create { id: "a".into(), auto_remove: false }));
+    let instance = registry.find("a").unwrap();
+    let mut event = |event| registry.handle(Input::Event(instance, event));
+    match phase {
+        "creating" => {}
+        "failing" => drop((event(Event::Cloned { pid: 7 }), event(Event::SetUpFailed(failure())))),
+        _ => drop((event(Event::Cloned { pid: 7 }), event(Event::SetUp { parked: phase != "running" }))),
+    }
+    match phase {
+        "starting" => drop(registry.handle(Input::Command(Ticket(2), Command::Start(instance)))),
+        "stopped" | "removing" => drop(registry.handle(Input::Event(instance, Event::Exited(exit(3))))),
+        _ => {}
+    }
+    if phase == "removing" {
+        registry.handle(Input::Command(Ticket(3), Command::Delete { target: instance, force: false }));
+    }
+    (registry, instance)
+}
+
+/// What a command meets: an effect that goes on, an answer, a refusal, or silence until something happens.
+fn outcome(effects: &[Effect]) -> &'static str {
+    match effects {
+        [] => "later",
+        [Effect::Reply(_, Reply::Refused(failure))] if failure.kind == FailureKind::WrongState => "refused",
+        [Effect::Reply(_, Reply::Refused(_))] => "failure",
+        [Effect::Reply(..)] => "answer",
+        _ => "acts",
+    }
+}
+
+#[test]
+fn every_command_in_every_phase() {
+    const PHASES: [&str; 7] = ["creating", "failing", "created", "starting", "running", "stopped", "removing"];
+    let table: [(&str, [&str; 7]); 5] = [
+        ("start", ["refused", "refused", "acts", "refused", "refused", "refused", "refused"]),
+        ("wait", ["later", "failure", "later", "later", "later", "answer", "answer"]),
+        ("kill", ["refused", "refused", "acts", "acts", "acts", "refused", "refused"]),
+        ("delete", ["refused", "refused", "refused", "refused", "refused", "acts", "later"]),
+        ("force", ["refused", "refused", "acts", "acts", "acts", "acts", "later"]),
+    ];
+    for (name, expected) in table {
+        for (phase, expected) in PHASES.iter().zip(expected) {
+            let (mut registry, target) = reached(phase);
+            let command = match name {
+                "start" => Command::Start(target),
+                "wait" => Command::Wait(target),
+                "kill" => Command::Kill { target, signal: 15, all: false },
+                _ => Command::Delete { target, force: name == "force" },
+            };
+            let effects = registry.handle(Input::Command(Ticket(9), command));
+            assert_eq!(outcome(&effects), expected, "{name} while {phase}: {effects:?}");
+        }
+    }
+}
+
+#[test]
+fn an_exit_is_durable_before_anybody_is_told_and_reaped_after() {
+    let (mut registry, instance) = reached("running");
+    registry.handle(Input::Command(Ticket(5), Command::Wait(instance)));
+    let effects = registry.handle(Input::Event(instance, Event::Exited(exit(7))));
+    assert_eq!(
+        effects,
+        [Effect::RecordExit(instance, exit(7)), Effect::Reap(instance), Effect::Reply(Ticket(5), Reply::Exit(exit(7))),]
+    );
+}
+
+#[test]
+fn an_exit_that_overtakes_its_start_is_told_after_it() {
+    let (mut registry, instance) = reached("starting");
+    assert!(registry.handle(Input::Event(instance, Event::Exited(exit(0)))).is_empty());
+    let effects = registry.handle(Input::Event(instance, Event::Released(Ok(()))));
+    let start = effects.iter().position(|effect| matches!(effect, Effect::Publish(_, EventKind::Start)));
+    let exit = effects.iter().position(|effect| matches!(effect, Effect::RecordExit(..)));
+    assert!(start < exit && start.is_some(), "{effects:?}");
+}
+
+#[test]
+fn a_failed_set_up_answers_only_when_nothing_is_left() {
+    let (mut registry, instance) = reached("failing");
+    let effects = registry.handle(Input::Event(instance, Event::Exited(exit(125))));
+    assert_eq!(effects, [Effect::Reap(instance), Effect::Remove(instance)]);
+    let effects = registry.handle(Input::Event(instance, Event::Removed(Ok(()))));
+    assert_eq!(effects, [Effect::Forget(instance), Effect::Reply(Ticket(1), Reply::Refused(failure()))]);
+    assert_eq!(registry.find("a"), None);
+}
+
+#[test]
+fn a_removal_that_fails_can_be_tried_again() {
+    let (mut registry, instance) = reached("removing");
+    registry.handle(Input::Event(instance, Event::Removed(Err(failure()))));
+    assert_eq!(registry.look(instance).map(|(status, ..)| status), Some(Status::Stopped));
+    let effects = registry.handle(Input::Command(Ticket(4), Command::Delete { target: instance, force: false }));
+    assert_eq!(effects, [Effect::Remove(instance)]);
+}
+
+#[test]
+fn waiters_are_bounded() {
+    let (mut registry, instance) = reached("running");
+    for ticket in 0..WAITERS_PER_CONTAINER_MAX as u64 {
+        assert!(registry.handle(Input::Command(Ticket(100 + ticket), Command::Wait(instance))).is_empty());
+    }
+    let effects = registry.handle(Input::Command(Ticket(9999), Command::Wait(instance)));
+    assert!(matches!(&effects[..], [Effect::Reply(_, Reply::Refused(f))] if f.kind == FailureKind::Overloaded));
+    // One who goes away makes room, and is not told.
+    assert!(registry.handle(Input::Abandon(Ticket(100), instance)).is_empty());
+    assert!(registry.handle(Input::Command(Ticket(10000), Command::Wait(instance))).is_empty());
+    let effects = registry.handle(Input::Event(instance, Event::Exited(exit(0))));
+    assert!(!effects.contains(&Effect::Reply(Ticket(100), Reply::Exit(exit(0)))));
+}
+
+/// Replays random inputs against two names and checks what must hold whatever happens.
+#[derive(Default)]
+struct Walk {
+    registry: Registry,
+    tickets: u64,
+    answered: std::collections::HashSet<Ticket>,
+    recorded: std::collections::HashSet<Instance>,
+    reaped: std::collections::HashSet<Instance>,
+}
+
+impl Walk {
+    fn input(&mut self, input: Input) {
+        for effect in self.registry.handle(input) {
+            match effect {
+                Effect::Reply(ticket, reply) => {
+                    assert!(self.answered.insert(ticket), "{ticket:?} answered twice");
+                    if let Reply::Created(instance) = reply {
+                        assert!(self.registry.look(instance).is_some());
+                    }
+                }
+                Effect::RecordExit(instance, _) => {
+                    assert!(self.recorded.insert(instance), "two exits of {instance:?}");
+                    assert!(!self.reaped.contains(&instance), "reaped before the exit was durable");
+                }
+                Effect::Reap(instance) => assert!(self.reaped.insert(instance), "reaped twice"),
+                _ => {}
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        self.tickets += 1;
+        self.input(Input::Command(Ticket(self.tickets), command));
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..12, 0u8..2, any::<bool>()), 0..200)) {
+        let mut walk = Walk::default();
+        for (step, which, flag) in steps {
+            let id = ["a", "b"][usize::from(which)].to_owned();
+            let known = walk.registry.find(&id).unwrap_or(Instance(u64::MAX));
+            match step {
+                0 | 1 => walk.command(Command::Create { id, auto_remove: flag }),
+                2 => walk.command(Command::Start(known)),
+                3 => walk.command(Command::Wait(known)),
+                4 => walk.command(Command::Kill { target: known, signal: 9, all: flag }),
+                5 => walk.command(Command::Delete { target: known, force: flag }),
+                6 => walk.input(Input::Event(known, Event::Cloned { pid: 2 })),
+                7 => walk.input(Input::Event(known, Event::SetUp { parked: flag })),
+                8 if flag => walk.input(Input::Event(known, Event::SetUpFailed(failure()))),
+                8 => walk.input(Input::Event(known, Event::NotCloned(failure()))),
+                9 => walk.input(Input::Event(known, Event::Released(if flag { Ok(()) } else { Err(failure()) }))),
+                10 => walk.input(Input::Event(known, Event::Exited(exit(1)))),
+                _ => walk.input(Input::Event(known, Event::Removed(if flag { Ok(()) } else { Err(failure()) }))),
+            }
+        }
+        // Whatever came before, a removal of everything answers everybody.
+        for id in ["a", "b"] {
+            let Some(known) = walk.registry.find(id) else { continue };
+            for event in [Event::SetUp { parked: false }, Event::Released(Ok(())), Event::Exited(exit(0))] {
+                walk.input(Input::Event(known, event));
+            }
+            walk.command(Command::Delete { target: known, force: true });
+            walk.input(Input::Event(known, Event::Removed(Ok(()))));
+            prop_assert_eq!(walk.registry.find(id), None);
+        }
+        prop_assert_eq!(walk.answered.len() as u64, walk.tickets);
+    }
+}

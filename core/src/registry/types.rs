@@ -1,0 +1,198 @@
+//! What goes into the core and what comes out of it.
+
+use brood_launcher::report::StepError;
+use brood_launcher::state::ExitRecord;
+
+/// One container for the whole of its life; never used again, unlike its ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Instance(pub u64);
+
+/// The container that a command is about.
+pub type Target = Instance;
+
+/// A request that waits for its one [`Reply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Everything that can happen to the core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Somebody asks.
+    Command(Ticket, Command),
+    /// Whoever waits for this container's exit has gone away.
+    Abandon(Ticket, Instance),
+    /// Something happened to a container.
+    Event(Instance, Event),
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Make a container of this name.
+    Create {
+        /// Its name, already checked.
+        id: String,
+        /// Remove it when its init process ends.
+        auto_remove: bool,
+    },
+    /// Let the program of a created container run.
+    Start(Target),
+    /// Tell the exit of the init process.
+    Wait(Target),
+    /// Send a signal.
+    Kill {
+        /// To which container.
+        target: Target,
+        /// signal(7) number.
+        signal: i32,
+        /// To all its processes.
+        all: bool,
+    },
+    /// Remove it.
+    Delete {
+        /// Which.
+        target: Target,
+        /// Kill it first.
+        force: bool,
+    },
+}
+
+/// Something that happened to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Its init process exists.
+    Cloned {
+        /// In the supervisor's pid namespace.
+        pid: i32,
+    },
+    /// It could not be prepared or cloned; there is no process.
+    NotCloned(Failure),
+    /// Set-up is complete.
+    SetUp {
+        /// It waits for `start`; otherwise its program runs.
+        parked: bool,
+    },
+    /// A step failed; the process ends.
+    SetUpFailed(Failure),
+    /// The outcome of a `start`.
+    Released(Result<(), Failure>),
+    /// The init process ended; it has not been reaped yet.
+    Exited(ExitRecord),
+    /// The outcome of a removal.
+    Removed(Result<(), Failure>),
+}
+
+/// Something to be done, by the supervisor, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Prepare, clone and set up what this ticket ordered. Answered by `Cloned` and `SetUp`, or one of the failures.
+    Launch(Instance, Ticket),
+    /// Connect to the parked process. Answered by `Released`.
+    Release(Instance),
+    /// Send a signal, and reply if somebody asked.
+    Signal {
+        /// To which container.
+        instance: Instance,
+        /// signal(7) number.
+        signal: i32,
+        /// To all its processes.
+        all: bool,
+        /// Who asked.
+        reply: Option<Ticket>,
+    },
+    /// Make the exit durable: exit file and journal.
+    RecordExit(Instance, ExitRecord),
+    /// Reap the init process: only after its exit is durable, or when nobody will ever ask for it.
+    Reap(Instance),
+    /// Write an event to the journal.
+    Publish(Instance, EventKind),
+    /// Remove cgroup, state and name. Answered by `Removed`.
+    Remove(Instance),
+    /// Drop all that is kept in memory.
+    Forget(Instance),
+    /// Answer.
+    Reply(Ticket, Reply),
+}
+
+/// Kinds of journal events other than exits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Set-up is complete.
+    Create,
+    /// The program runs.
+    Start,
+    /// Nothing is left.
+    Delete,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To `Create`.
+    Created(Instance),
+    /// To `Wait`.
+    Exit(ExitRecord),
+    /// To the others.
+    Done,
+    /// An expected failure.
+    Refused(Failure),
+}
+
+/// Kinds of expected failures; the same as in `schema/brood.capnp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// No such container.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// A field of the request.
+    InvalidRequest,
+    /// The bundle or its config.json.
+    InvalidConfig,
+    /// A step between clone and execve.
+    SetupFailed,
+    /// Not in this state.
+    WrongState,
+    /// The clone.
+    LaunchFailed,
+    /// A limit is reached.
+    Overloaded,
+    /// The state directory or the kernel.
+    Internal,
+}
+
+/// An expected failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind.
+    pub kind: FailureKind,
+    /// One line for people.
+    pub message: String,
+    /// What a command line should exit with: 125, 126 or 127.
+    pub exit_status: u8,
+    /// The kernel's reason, or 0.
+    pub errno: i32,
+    /// The failed set-up step, or empty.
+    pub step: String,
+}
+
+impl Failure {
+    /// A failure without a step.
+    #[must_use]
+    pub fn new(kind: FailureKind, message: String) -> Failure {
+        Failure { kind, message, exit_status: 125, errno: 0, step: String::new() }
+    }
+
+    /// A failed set-up step.
+    #[must_use]
+    pub fn of_step(error: &StepError) -> Failure {
+        Failure {
+            kind: FailureKind::SetupFailed,
+            message: error.to_string(),
+            exit_status: error.exit_status(),
+            errno: error.errno.raw_os_error(),
+            step: error.step.clone(),
+        }
+    }
+}

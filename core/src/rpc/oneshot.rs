@@ -1,0 +1,172 @@
+//! `Brood.run`: one container from beginning to end, its output captured.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use brood_launcher::plan::Stdio;
+use brood_launcher::state::ExitRecord;
+use brood_schema::brood_capnp as schema;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use super::brood::invalid;
+use super::convert::{put_exit, put_failure};
+use crate::limits::{OUTPUT_LIMIT_DEFAULT, OUTPUT_LIMIT_MAX};
+use crate::registry::{Command, Failure, FailureKind, Instance, Reply};
+use crate::supervisor::{Order, StdioOrder, Supervisor};
+
+/// How long a stream may stay open after the container is gone: somebody outside of it holds the other end.
+const STRAGGLERS: Duration = Duration::from_secs(1);
+
+pub(super) struct Settings {
+    limit: usize,
+    timeout: Option<Duration>,
+}
+
+impl Settings {
+    pub(super) fn from(request: &schema::run_request::Reader<'_>) -> Result<Settings, Failure> {
+        let limit = match request.get_output_limit() as usize {
+            0 => OUTPUT_LIMIT_DEFAULT,
+            limit if limit <= OUTPUT_LIMIT_MAX => limit,
+            limit => return Err(invalid(format!("outputLimit: {limit} is more than {OUTPUT_LIMIT_MAX}"))),
+        };
+        let timeout = Some(request.get_timeout_ms()).filter(|ms| *ms > 0).map(Duration::from_millis);
+        Ok(Settings { limit, timeout })
+    }
+}
+
+pub(super) struct Ran {
+    id: String,
+    exit: ExitRecord,
+    timed_out: bool,
+    stdout: Captured,
+    stderr: Captured,
+}
+
+/// Kills the container when the caller goes away.
+struct Abandoned {
+    supervisor: Rc<Supervisor>,
+    instance: Instance,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        // Refused when it has ended and is being removed, which is as good.
+        drop(self.supervisor.ask(Command::Delete { target: self.instance, force: true }));
+    }
+}
+
+pub(super) async fn run(supervisor: &Rc<Supervisor>, mut order: Order, settings: Settings) -> Result<Ran, Failure> {
+    if order.id.is_empty() {
+        order.id = format!("run-{:016x}", unique());
+    }
+    let id = order.id.clone();
+    let io_failure = |error: std::io::Error| Failure::new(FailureKind::Internal, format!("output pipe: {error}"));
+    let (stdio, stdout, stderr) = pipes(settings.limit).map_err(io_failure)?;
+    (order.stdio, order.start, order.auto_remove) = (StdioOrder::Fds(stdio), true, true);
+    let (stdout, stderr) = (tokio::task::spawn_local(stdout.read()), tokio::task::spawn_local(stderr.read()));
+
+    let (instance, mut exit) = supervisor.create(order).await?;
+    let guard = Abandoned { supervisor: supervisor.clone(), instance };
+    let mut timed_out = false;
+    let reply = match settings.timeout {
+        None => exit.await,
+        Some(limit) => match tokio::time::timeout(limit, &mut exit).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                timed_out = true;
+                drop(supervisor.ask(Command::Kill { target: instance, signal: libc::SIGKILL, all: true }));
+                exit.await
+            }
+        },
+    };
+    // The answer to this comes when the removal is complete: nothing is left when the caller hears of it.
+    let removed = supervisor.ask(Command::Delete { target: instance, force: true }).await;
+    drop(guard);
+    if let Reply::Refused(failure) = removed
+        && failure.kind != FailureKind::NotFound
+    {
+        return Err(failure);
+    }
+    match reply {
+        Reply::Exit(exit) => {
+            Ok(Ran { id, exit, timed_out, stdout: finish(stdout).await, stderr: finish(stderr).await })
+        }
+        Reply::Refused(failure) => Err(failure),
+        Reply::Created(_) | Reply::Done => Err(Failure::new(FailureKind::Internal, "a wait without an exit".into())),
+    }
+}
+
+fn unique() -> u64 {
+    let mut bytes = [0; 8];
+    // Cannot fail once the kernel is up; a clash would be refused as a taken name.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    u64::from_ne_bytes(bytes)
+}
+
+fn pipes(limit: usize) -> std::io::Result<(Stdio, Capture, Capture)> {
+    let capture = || -> std::io::Result<(OwnedFd, Capture)> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        let pipe = pipe::Receiver::from_owned_fd(read)?;
+        Ok((write, Capture { pipe, limit }))
+    };
+    let stdin = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let ((stdout, first), (stderr, second)) = (capture()?, capture()?);
+    Ok((Stdio { stdin, stdout, stderr }, first, second))
+}
+
+struct Capture {
+    pipe: pipe::Receiver,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Captured {
+    bytes: Vec<u8>,
+    truncated: bool,
+}
+
+impl Capture {
+    /// Reads to the end of file; beyond the limit it only reads, so that the container is never blocked.
+    async fn read(mut self) -> Captured {
+        let mut captured = Captured::default();
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(length @ 1..) = self.pipe.read(&mut buffer).await {
+            let room = self.limit - captured.bytes.len();
+            captured.truncated |= length > room;
+            captured.bytes.extend_from_slice(&buffer[..length.min(room)]);
+        }
+        captured
+    }
+}
+
+async fn finish(task: tokio::task::JoinHandle<Captured>) -> Captured {
+    let abort = task.abort_handle();
+    match tokio::time::timeout(STRAGGLERS, task).await {
+        Ok(captured) => captured.unwrap_or_default(),
+        Err(_) => {
+            abort.abort();
+            Captured { bytes: Vec::new(), truncated: true }
+        }
+    }
+}
+
+pub(super) fn put(to: schema::run_outcome::Builder<'_>, from: &Result<Ran, Failure>) {
+    match from {
+        Ok(ran) => {
+            let mut to = to.init_done();
+            to.set_id(&ran.id);
+            to.set_stdout(&ran.stdout.bytes);
+            to.set_stderr(&ran.stderr.bytes);
+            to.set_stdout_truncated(ran.stdout.truncated);
+            to.set_stderr_truncated(ran.stderr.truncated);
+            to.set_timed_out(ran.timed_out);
+            put_exit(to.init_exit(), &ran.exit);
+        }
+        Err(failure) => put_failure(to.init_failure(), failure),
+    }
+}

@@ -1,0 +1,121 @@
+//! Hand-over of descriptors beside the RPC connection: tickets, and the socket at which they are filled.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use brood_launcher::plan::Stdio;
+use brood_launcher::zygote::frame;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use tokio::io::unix::AsyncFd;
+
+use crate::limits::{TICKET_LIFETIME_S, TICKETS_MAX};
+use crate::socket;
+
+/// Length of a ticket, bytes.
+pub(crate) const TICKET_LEN: usize = 16;
+const LIFETIME: Duration = Duration::from_secs(TICKET_LIFETIME_S);
+
+type Ticket = [u8; TICKET_LEN];
+
+/// The tickets that are issued and not redeemed.
+pub(super) struct Tickets {
+    path: PathBuf,
+    issued: RefCell<HashMap<Ticket, Issued>>,
+}
+
+struct Issued {
+    at: Instant,
+    stdio: Option<Stdio>,
+}
+
+impl Tickets {
+    /// Serves the descriptor socket from now on.
+    pub(super) fn listen(listener: OwnedFd, path: PathBuf) -> std::io::Result<Rc<Tickets>> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        let tickets = Rc::new(Tickets { path, issued: RefCell::default() });
+        let readiness = register(listener.as_raw_fd())?;
+        tokio::task::spawn_local(tickets.clone().accept(readiness, listener));
+        Ok(tickets)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new ticket, or the reason why there is none.
+    pub(super) fn issue(&self) -> Result<Ticket, String> {
+        let mut issued = self.issued.borrow_mut();
+        issued.retain(|_, ticket| ticket.at.elapsed() < LIFETIME);
+        if issued.len() >= TICKETS_MAX {
+            return Err(format!("more than {TICKETS_MAX} stdio tickets are in use"));
+        }
+        let mut ticket = [0; TICKET_LEN];
+        let filled = rustix::rand::getrandom(&mut ticket, rustix::rand::GetRandomFlags::empty());
+        if filled != Ok(TICKET_LEN) {
+            return Err("no random numbers for a ticket".to_owned());
+        }
+        issued.insert(ticket, Issued { at: Instant::now(), stdio: None });
+        Ok(ticket)
+    }
+
+    /// The descriptors that came under this ticket; it is void from now on.
+    pub(super) fn redeem(&self, ticket: &[u8]) -> Result<Stdio, String> {
+        let ticket: &Ticket = ticket.try_into().map_err(|_| format!("stdio: a ticket has {TICKET_LEN} bytes"))?;
+        let issued = self.issued.borrow_mut().remove(ticket).filter(|issued| issued.at.elapsed() < LIFETIME);
+        let issued = issued.ok_or("stdio: unknown ticket, or it was used or is too old")?;
+        issued.stdio.ok_or_else(|| "stdio: no descriptors were handed over under this ticket".to_owned())
+    }
+
+    async fn accept(self: Rc<Self>, readiness: AsyncFd<RawFd>, listener: OwnedFd) {
+        while let Ok(mut guard) = readiness.readable().await {
+            match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(connection) => drop(tokio::task::spawn_local(self.clone().fill(connection))),
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(errno) => {
+                    tracing::warn!(%errno, "accept descriptors");
+                    guard.clear_ready();
+                }
+            }
+        }
+    }
+
+    /// One connection fills one ticket.
+    async fn fill(self: Rc<Self>, connection: OwnedFd) {
+        if !matches!(socket::peer_allowed(connection.as_fd()), Ok((true, _))) {
+            return;
+        }
+        let filled = tokio::time::timeout(LIFETIME, self.receive(&connection)).await;
+        if filled == Ok(Some(())) {
+            let _ = rustix::net::send(&connection, &[1], rustix::net::SendFlags::NOSIGNAL);
+        }
+    }
+
+    async fn receive(&self, connection: &OwnedFd) -> Option<()> {
+        let readiness = register(connection.as_raw_fd()).ok()?;
+        let (mut buffer, mut fds) = ([0; TICKET_LEN], Vec::new());
+        let length = loop {
+            let mut guard = readiness.readable().await.ok()?;
+            match frame::receive_message(connection.as_fd(), &mut buffer, &mut fds) {
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                result => break result.ok()?,
+            }
+        };
+        let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
+        let mut issued = self.issued.borrow_mut();
+        let ticket = issued.get_mut(&buffer).filter(|_| length == TICKET_LEN)?;
+        ticket.stdio = Some(Stdio { stdin, stdout, stderr });
+        Some(())
+    }
+}
+
+#[expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor outlives it")]
+fn register(fd: RawFd) -> std::io::Result<AsyncFd<RawFd>> {
+    // SAFETY: both callers keep the owner of the descriptor alive beside the AsyncFd and drop it later.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) };
+    registered.map_err(std::io::Error::from)
+}

@@ -1,0 +1,127 @@
+//! The daemon's sockets: `<root>/brood.sock` for RPC, `<root>/stdio.sock` for descriptors. Files of mode 0600 in a
+//! directory of mode 0700, never abstract (CVE-2020-15257), and the peer's uid is checked on top.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use brood_launcher::state::StateRoot;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// RPC.
+pub const RPC: &str = "brood.sock";
+/// Descriptors.
+pub const STDIO: &str = "stdio.sock";
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// The two listening sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Stream.
+    pub rpc: OwnedFd,
+    /// SEQPACKET.
+    pub stdio: OwnedFd,
+}
+
+impl Listeners {
+    /// Binds both, replacing what a dead daemon left. Call only with the lock held.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn bind(root: &StateRoot) -> anyhow::Result<Listeners> {
+        Listeners::unlink(root);
+        Ok(Listeners { rpc: bind(root, RPC, SocketType::STREAM)?, stdio: bind(root, STDIO, SocketType::SEQPACKET)? })
+    }
+
+    /// Removes the socket files.
+    pub fn unlink(root: &StateRoot) {
+        for name in [RPC, STDIO] {
+            // Missing is what is wanted.
+            let _ = std::fs::remove_file(root.path().join(name));
+        }
+    }
+}
+
+fn bind(root: &StateRoot, name: &str, kind: SocketType) -> anyhow::Result<OwnedFd> {
+    let path = root.path().join(name);
+    let bound = (|| {
+        let (_directory, address) = address(&path)?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        // The mode is in place before anybody could connect: between bind and listen nobody can.
+        rustix::net::bind(&socket, &address)?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(0o600))?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    })();
+    bound.map_err(|errno: Errno| std::io::Error::from(errno)).with_context(|| path.display().to_string())
+}
+
+/// An address of a path of any length: `sun_path` holds 108 bytes only, so a longer path goes by its directory's
+/// descriptor, which must stay open as long as the address is used.
+fn address(path: &Path) -> Result<(Option<OwnedFd>, SocketAddrUnix), Errno> {
+    if let Ok(address) = SocketAddrUnix::new(path) {
+        return Ok((None, address));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path.parent().unwrap_or(path), flags, Mode::empty())?;
+    let mut short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    short.push(path.file_name().unwrap_or_default());
+    Ok((Some(directory), SocketAddrUnix::new(&short)?))
+}
+
+/// Connects to a unix socket.
+///
+/// # Errors
+/// As connect(2): ENOENT or ECONNREFUSED when no daemon is there, EACCES when it is not ours to use.
+pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd, Errno> {
+    let (_directory, address) = address(path)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket)
+}
+
+/// One daemon per state root: the lock is held as long as the descriptor is open.
+///
+/// # Errors
+/// Another daemon has it.
+pub fn lock(root: &StateRoot) -> anyhow::Result<OwnedFd> {
+    let path = root.path().join("lock");
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(std::io::Error::from);
+    let file = file.with_context(|| path.display().to_string())?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => anyhow::bail!("another daemon uses the state directory {}", root.path().display()),
+        Err(errno) => Err(errno).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Whether a peer may use the daemon: root, or the user who runs it. The second value is the peer's uid.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn peer_allowed(socket: BorrowedFd<'_>) -> Result<(bool, u32), Errno> {
+    let uid = rustix::net::sockopt::socket_peercred(socket)?.uid;
+    Ok((uid.is_root() || uid == rustix::process::geteuid(), uid.as_raw()))
+}
+
+/// sd_notify(3): tells a service manager that the daemon is ready.
+pub fn notify_ready() {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || -> std::io::Result<()> {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let bytes = address.as_encoded_bytes();
+        let address = match bytes.strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(Path::new(&address))?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
+    };
+    if let Err(error) = send() {
+        tracing::warn!(%error, "NOTIFY_SOCKET");
+    }
+}

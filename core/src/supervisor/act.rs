@@ -1,0 +1,199 @@
+//! The effects: the only code that acts.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use brood_launcher::cgroup;
+use brood_launcher::report::{Outcome, ReportReader, errno_text};
+use brood_launcher::signal;
+use brood_launcher::state::{ContainerDir, ExitRecord, INIT, now_ns};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::{Record, Supervisor};
+use crate::journal::JournalEvent;
+use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
+
+/// How long processes that were killed may take to leave a cgroup.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Supervisor {
+    pub(super) fn act(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Launch(instance, ticket) => self.begin_launch(instance, ticket),
+            Effect::Release(instance) => self.release(instance),
+            Effect::Signal { instance, signal, all, reply } => {
+                let result = self.signal(instance, signal, all);
+                if let Some(ticket) = reply {
+                    self.reply(ticket, result.map_or_else(Reply::Refused, |()| Reply::Done));
+                }
+            }
+            Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
+            Effect::Reap(instance) => self.reap(instance),
+            Effect::Publish(instance, kind) => self.publish(instance, kind),
+            Effect::Remove(instance) => self.remove(instance),
+            Effect::Forget(instance) => drop(self.records.borrow_mut().remove(&instance)),
+            Effect::Reply(ticket, reply) => self.reply(ticket, reply),
+        }
+    }
+
+    fn reply(&self, ticket: Ticket, reply: Reply) {
+        let sender = self.replies.borrow_mut().remove(&ticket);
+        if let Some(sender) = sender {
+            // Whoever asked may have gone away.
+            let _ = sender.send(reply);
+        }
+    }
+
+    fn release(self: &Rc<Self>, instance: Instance) {
+        let Some(dir) = self.records.borrow().get(&instance).map(|record| record.dir.clone()) else { return };
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move {
+            let released = tokio::task::spawn_blocking(move || release(&dir)).await;
+            let result = released.unwrap_or_else(|_| Err(internal("start: the task was cancelled")));
+            supervisor.event(instance, Event::Released(result));
+        });
+    }
+
+    fn signal(&self, instance: Instance, number: i32, all: bool) -> Result<(), Failure> {
+        let records = self.records.borrow();
+        let not_running = || Failure::new(FailureKind::WrongState, "container not running".to_owned());
+        let record = records.get(&instance).ok_or_else(not_running)?;
+        let invalid = || Failure::new(FailureKind::InvalidRequest, format!("signal: {number} is no signal"));
+        let signal = signal::from_number(number).ok_or_else(invalid)?;
+        let cgroup = &record.state.cgroup;
+        if all && !cgroup.as_os_str().is_empty() {
+            if number == libc::SIGKILL {
+                cgroup::kill(cgroup).map_err(|error| internal(&error.to_string()))?;
+            } else {
+                for pid in cgroup::processes(cgroup).unwrap_or_default() {
+                    // Processes come and go while we send.
+                    let _ = rustix::process::Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, signal));
+                }
+                return Ok(());
+            }
+        }
+        let pidfd = record.pidfd.as_ref().ok_or_else(not_running)?;
+        match rustix::process::pidfd_send_signal(pidfd, signal) {
+            Ok(()) => Ok(()),
+            // Dead by `cgroup.kill` of a moment ago is what was asked for.
+            Err(Errno::SRCH) if all => Ok(()),
+            Err(Errno::SRCH) => Err(not_running()),
+            Err(errno) => Err(internal(&format!("pidfd_send_signal: {}", errno_text(errno)))),
+        }
+    }
+
+    /// Durable: the exit file for the other face, the journal for everybody else.
+    fn record_exit(&self, instance: Instance, exit: ExitRecord) {
+        let records = self.records.borrow();
+        let Some(record) = records.get(&instance) else { return };
+        if let Err(error) = record.dir.process(INIT).write_exit(&exit) {
+            tracing::error!(container = record.state.id, %error, "exit file");
+        }
+        record.dir.forget_start();
+        self.append(record, "exit", Some(exit));
+    }
+
+    fn publish(&self, instance: Instance, kind: EventKind) {
+        let records = self.records.borrow();
+        let Some(record) = records.get(&instance) else { return };
+        let name = match kind {
+            EventKind::Create => "create",
+            EventKind::Start => "start-container",
+            EventKind::Delete => "delete",
+        };
+        self.append(record, name, None);
+    }
+
+    fn append(&self, record: &Record, kind: &str, exit: Option<ExitRecord>) {
+        let time = exit.as_ref().map_or_else(now_ns, |exit| exit.time_ns);
+        let (id, process) = (record.state.id.clone(), INIT.to_owned());
+        let event = JournalEvent { seq: 0, time, kind: kind.to_owned(), id, process, pid: record.pid, exit };
+        if let Err(error) = self.journal.borrow_mut().append(event) {
+            tracing::error!(container = record.state.id, %error, "journal");
+        }
+    }
+
+    /// Its exit is durable (or nobody's): the zombie may go, and the descriptor with it.
+    fn reap(&self, instance: Instance) {
+        let mut records = self.records.borrow_mut();
+        let Some(record) = records.get_mut(&instance) else { return };
+        let Some(pidfd) = record.pidfd.take() else { return };
+        if record.own_child {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+                tracing::error!(container = record.state.id, %errno, "reap");
+            }
+        } else if let Some(keeper) = &self.keeper {
+            keeper.recorded(record.pid, record.start_time);
+        }
+    }
+
+    /// The process of this container ended: look at its status, without reaping it.
+    pub(super) fn on_exit(self: &Rc<Self>, instance: Instance) {
+        let exit = {
+            let records = self.records.borrow();
+            let Some(record) = records.get(&instance) else { return };
+            let Some(pidfd) = &record.pidfd else { return };
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+                Ok(Some(status)) => ExitRecord::of(&status, now_ns()),
+                Err(Errno::CHILD) if !record.own_child => {
+                    // The keeper is its parent and will tell us; without a keeper nobody can.
+                    match &self.keeper {
+                        Some(keeper) if keeper.alive() => return,
+                        _ => ExitRecord::unknown("reaped by another process after a double fault", now_ns()),
+                    }
+                }
+                Ok(None) => ExitRecord::unknown("its handle became readable without an exit", now_ns()),
+                Err(errno) => ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns()),
+            }
+        };
+        self.event(instance, Event::Exited(exit));
+    }
+
+    fn remove(self: &Rc<Self>, instance: Instance) {
+        let what = self.records.borrow().get(&instance).map(|record| (record.dir.clone(), record.state.cgroup.clone()));
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move {
+            let result = match what {
+                // Never got as far as a folder.
+                None => Ok(()),
+                Some((dir, cgroup)) => {
+                    let removed = tokio::task::spawn_blocking(move || remove(&dir, &cgroup)).await;
+                    removed.unwrap_or_else(|_| Err(internal("delete: the task was cancelled")))
+                }
+            };
+            supervisor.event(instance, Event::Removed(result));
+        });
+    }
+}
+
+fn release(dir: &ContainerDir) -> Result<(), Failure> {
+    let gone = || Failure::new(FailureKind::WrongState, "cannot start a container that has stopped".to_owned());
+    let connection = match dir.connect_for_start() {
+        Err(Errno::CONNREFUSED | Errno::NOENT) => return Err(gone()),
+        connected => connected.map_err(|errno| internal(&format!("start.sock: {}", errno_text(errno))))?,
+    };
+    let mut reader = ReportReader::default();
+    reader.read_to_end(&connection).map_err(|errno| internal(&format!("start.sock: {}", errno_text(errno))))?;
+    dir.forget_start();
+    match reader.finish_start() {
+        Outcome::Running => Ok(()),
+        Outcome::Failed(error) => Err(Failure::of_step(&error)),
+        Outcome::Parked | Outcome::Vanished => Err(gone()),
+    }
+}
+
+/// Removes what a container without an init process holds.
+pub(super) fn remove(dir: &ContainerDir, cgroup: &std::path::Path) -> Result<(), Failure> {
+    if !cgroup.as_os_str().is_empty() {
+        cgroup::kill_and_remove(cgroup, REMOVAL_PATIENCE).map_err(|error| internal(&error.to_string()))?;
+    }
+    dir.remove().map_err(|error| internal(&error.to_string()))
+}
+
+pub(super) fn internal(message: &str) -> Failure {
+    Failure::new(FailureKind::Internal, message.to_owned())
+}

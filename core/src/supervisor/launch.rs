@@ -1,0 +1,178 @@
+//! From an order to a running (or parked) container.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use brood_launcher::plan::{Plan, Stdio};
+use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
+use brood_launcher::report::{Outcome, ReportReader};
+use brood_launcher::spawn::Spawned;
+use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use super::act::internal;
+use super::{Order, Record, StdioOrder, Supervisor};
+use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
+use crate::zygotes::LaunchError;
+
+impl Supervisor {
+    pub(super) fn begin_launch(self: &Rc<Self>, instance: Instance, ticket: Ticket) {
+        let Some(order) = self.orders.borrow_mut().remove(&ticket) else {
+            return self.event(instance, Event::NotCloned(internal("the order is lost")));
+        };
+        tokio::task::spawn_local(self.clone().launch(instance, order));
+    }
+
+    async fn launch(self: Rc<Self>, instance: Instance, order: Order) {
+        let (plan, status) = match self.clone_child(instance, order).await {
+            Ok(cloned) => cloned,
+            Err(failure) => return self.event(instance, Event::NotCloned(failure)),
+        };
+        let outcome = tokio::time::timeout(self.settings.start_timeout, read_reports(status, &plan)).await;
+        let event = match outcome {
+            Ok(Ok(Outcome::Running)) => Event::SetUp { parked: false },
+            Ok(Ok(Outcome::Parked)) => Event::SetUp { parked: true },
+            Ok(Ok(Outcome::Failed(error))) => Event::SetUpFailed(Failure::of_step(&error)),
+            Ok(Ok(Outcome::Vanished)) => {
+                Event::SetUpFailed(internal("the container's process was killed while it was being set up"))
+            }
+            Ok(Err(error)) => Event::SetUpFailed(internal(&format!("status pipe: {error}"))),
+            Err(_) => {
+                let message =
+                    format!("not set up within {} s (--start-timeout)", self.settings.start_timeout.as_secs());
+                Event::SetUpFailed(Failure::new(FailureKind::LaunchFailed, message))
+            }
+        };
+        self.event(instance, event);
+    }
+
+    /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
+    async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<(Plan, OwnedFd), Failure> {
+        let (root, manager) = (self.settings.root.clone(), self.settings.manager);
+        let prepared = tokio::task::spawn_blocking(move || {
+            let Order { id, source, stdio, labels, start, ignore_unsupported, .. } = order;
+            // A daemon's containers outlive it; those of a single command end with it.
+            let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
+            let order =
+                prepare::Order { id, source, labels, park: !start, manager, die_with_parent, ignore_unsupported };
+            prepare::prepare(&root, order, |dir| open_stdio(stdio, dir))
+        })
+        .await;
+        let prepared = prepared.map_err(|_| internal("prepare: the task was cancelled"))?.map_err(prepare_failure)?;
+        let Prepared { launch, status, state, notes, reserved } = prepared;
+        for note in &notes {
+            tracing::warn!(container = state.id, "{note}");
+        }
+        let (plan, fds) = (launch.plan, launch.fds);
+        let spawned = match self.zygotes.launch(&plan, fds).await {
+            Ok(spawned) => spawned,
+            Err(error) => return Err(undo(error, reserved, state).await),
+        };
+        self.write_down(instance, spawned, reserved, state)?;
+        Ok((plan, status))
+    }
+
+    fn write_down(
+        self: &Rc<Self>,
+        instance: Instance,
+        spawned: Spawned,
+        reserved: Reserved,
+        state: ContainerState,
+    ) -> Result<(), Failure> {
+        let Spawned { pid, pidfd } = spawned;
+        let recorded = reserved.record_pid(pid).and_then(|record| {
+            let watched = self.exits.watch(pidfd.as_fd(), instance.0);
+            watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
+        });
+        match recorded {
+            Ok(record) => {
+                let dir = reserved.keep();
+                let start_time = record.start_time;
+                let record = Record { dir, state, pid, start_time, pidfd: Some(pidfd), own_child: true };
+                self.records.borrow_mut().insert(instance, record);
+                self.event(instance, Event::Cloned { pid });
+                Ok(())
+            }
+            Err(error) => {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                reap_now(&pidfd);
+                Err(internal(&error.to_string()))
+            }
+        }
+    }
+}
+
+/// What is left of a launch that brought no child.
+async fn undo(error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
+    let failure = Failure {
+        errno: if let LaunchError::Spawn(error) = &error { error.errno.raw_os_error() } else { 0 },
+        ..Failure::new(FailureKind::LaunchFailed, error.to_string())
+    };
+    // Killing and waiting may take a moment, which the loop does not have.
+    let undone = tokio::task::spawn_blocking(move || {
+        if let LaunchError::Spawn(error) = error
+            && let Some(killed) = error.killed
+        {
+            reap_now(&killed);
+        }
+        // A zygote that died on the way may have left a child in the cgroup.
+        super::act::remove(reserved.dir(), &state.cgroup)
+    });
+    if let Ok(Err(failure)) = undone.await {
+        tracing::warn!(%failure, "undo a launch");
+    }
+    failure
+}
+
+fn reap_now(pidfd: &OwnedFd) {
+    if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+        tracing::warn!(%errno, "reap a failed launch");
+    }
+}
+
+async fn read_reports(status: OwnedFd, plan: &Plan) -> std::io::Result<Outcome> {
+    rustix::io::ioctl_fionbio(&status, true)?;
+    let mut status = pipe::Receiver::from_owned_fd(status)?;
+    let mut reader = ReportReader::default();
+    let mut buffer = [0; 32];
+    loop {
+        match status.read(&mut buffer).await? {
+            0 => return Ok(reader.finish(plan)),
+            length => reader.push(buffer.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+fn open_stdio(order: StdioOrder, dir: &ContainerDir) -> Result<Stdio, PrepareError> {
+    let null = |flags| rustix::fs::open(c"/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
+    let open = || -> Result<Stdio, Errno> {
+        let file = |name: &str| {
+            let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            rustix::fs::open(dir.process(INIT).path().join(name), flags, Mode::from_raw_mode(0o600))
+        };
+        match order {
+            StdioOrder::Fds(stdio) => Ok(stdio),
+            StdioOrder::Null => {
+                Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? })
+            }
+            StdioOrder::File => {
+                Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? })
+            }
+        }
+    };
+    open().map_err(PrepareError::Pipe)
+}
+
+fn prepare_failure(error: PrepareError) -> Failure {
+    let kind = match &error {
+        PrepareError::Id(_) => FailureKind::InvalidRequest,
+        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup => FailureKind::InvalidConfig,
+        PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
+        PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Pipe(_) => FailureKind::Internal,
+    };
+    Failure::new(kind, error.to_string())
+}

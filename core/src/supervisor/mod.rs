@@ -1,0 +1,325 @@
+//! The supervisor: feeds the pure core and does what it says.
+//!
+//! ```text
+//! RPC, exits, launch tasks --Input--> Registry::handle --Effects--> act --(files, signals, zygotes, replies)-->
+//!          ^                                                          |
+//!          +------------------- events of finished effects ----------+
+//! ```
+//!
+//! One thread. An input is handled to the end, all its effects included, before the next one; effects that take time
+//! (launch, release, removal) run as tasks and come back as events.
+//!
+//! Reading order: here; `act` for the effects; `launch` for the way from order to running; `recover` for what an earlier
+//! supervisor left.
+
+mod act;
+mod launch;
+mod recover;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use brood_launcher::plan::Stdio;
+use brood_launcher::prepare::Source;
+use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, Manager, StateRoot};
+use tokio::sync::oneshot;
+
+use crate::exe::SealedExe;
+use crate::journal::Journal;
+use crate::keeper::KeeperLink;
+use crate::reactor::{Exits, Kind};
+use crate::registry::{Command, Event, Failure, FailureKind, Input, Instance, Registry, Reply, Ticket};
+use crate::zygotes::Zygotes;
+
+/// How to run a supervisor.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// State directory.
+    pub root: StateRoot,
+    /// Source of exits.
+    pub reactor: Kind,
+    /// Number of zygotes.
+    pub zygotes: usize,
+    /// A container that is not set up after this time is killed.
+    pub start_timeout: Duration,
+    /// Events kept.
+    pub retain: usize,
+    /// Whether this is a daemon or one command's own supervisor.
+    pub manager: Manager,
+}
+
+/// A container to be created.
+#[derive(Debug)]
+pub struct Order {
+    /// Its name.
+    pub id: String,
+    /// Its configuration.
+    pub source: Source,
+    /// Its standard descriptors.
+    pub stdio: StdioOrder,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Run at once; otherwise wait for `start`.
+    pub start: bool,
+    /// Remove when the init process ends.
+    pub auto_remove: bool,
+    /// Go on without what is not supported.
+    pub ignore_unsupported: bool,
+}
+
+/// Where the standard descriptors come from.
+#[derive(Debug)]
+pub enum StdioOrder {
+    /// Files in the init process's state folder.
+    File,
+    /// /dev/null.
+    Null,
+    /// These.
+    Fds(Stdio),
+}
+
+/// What the supervisor keeps of a container beside the core's view. An idle one costs one descriptor: its pidfd.
+struct Record {
+    dir: ContainerDir,
+    state: ContainerState,
+    pid: i32,
+    start_time: u64,
+    /// Open from the clone until the process is reaped.
+    pidfd: Option<OwnedFd>,
+    /// Reaped by us; an adopted one is reaped by the keeper, which tells us the status.
+    own_child: bool,
+}
+
+/// A container as `state` and `list` show it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// From `state.json`.
+    pub state: ContainerState,
+    /// Now.
+    pub status: brood_launcher::state::Status,
+    /// 0 when there is no process.
+    pub pid: i32,
+    /// Of the init process, once it ended.
+    pub exit: Option<ExitRecord>,
+}
+
+/// An answer on its way. Dropping one that waits for an exit takes the waiter off the container's list.
+pub struct Asked {
+    receiver: oneshot::Receiver<Reply>,
+    ticket: Ticket,
+    waits_for: Option<Instance>,
+    supervisor: Rc<Supervisor>,
+}
+
+impl Future for Asked {
+    type Output = Reply;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Reply> {
+        let received = std::task::ready!(std::pin::Pin::new(&mut self.receiver).poll(context));
+        self.waits_for = None;
+        let stopping = |_| Reply::Refused(Failure::new(FailureKind::Internal, "the supervisor is stopping".into()));
+        std::task::Poll::Ready(received.unwrap_or_else(stopping))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(instance) = self.waits_for {
+            self.supervisor.replies.borrow_mut().remove(&self.ticket);
+            self.supervisor.dispatch(Input::Abandon(self.ticket, instance));
+        }
+    }
+}
+
+/// The supervisor.
+pub struct Supervisor {
+    settings: Settings,
+    core: RefCell<Registry>,
+    inputs: RefCell<VecDeque<Input>>,
+    acting: Cell<bool>,
+    records: RefCell<HashMap<Instance, Record>>,
+    orders: RefCell<HashMap<Ticket, Order>>,
+    replies: RefCell<HashMap<Ticket, oneshot::Sender<Reply>>>,
+    last_ticket: Cell<u64>,
+    journal: RefCell<Journal>,
+    exits: Exits,
+    zygotes: Rc<Zygotes>,
+    keeper: Option<KeeperLink>,
+}
+
+impl Supervisor {
+    /// Starts the zygotes and the watch for exits. Must be called inside the runtime of its [`Kind`].
+    ///
+    /// # Errors
+    /// The journal, a ring or a process cannot be had.
+    pub fn start(settings: Settings, keeper: Option<KeeperLink>) -> std::io::Result<Rc<Supervisor>> {
+        let journal = if settings.manager == Manager::Daemon {
+            let (journal, damaged) = Journal::open(settings.root.path(), settings.retain)?;
+            if damaged > 0 {
+                tracing::warn!(damaged, "journal: skipped damaged lines");
+            }
+            journal
+        } else {
+            Journal::in_memory(settings.retain)
+        };
+        let exe = Rc::new(SealedExe::make()?);
+        let supervisor = Rc::new(Supervisor {
+            core: RefCell::default(),
+            inputs: RefCell::default(),
+            acting: Cell::new(false),
+            records: RefCell::default(),
+            orders: RefCell::default(),
+            replies: RefCell::default(),
+            last_ticket: Cell::new(0),
+            journal: journal.into(),
+            exits: Exits::new(settings.reactor)?,
+            zygotes: Zygotes::start(exe, settings.zygotes)?,
+            keeper,
+            settings,
+        });
+        tokio::task::spawn_local(supervisor.clone().watch_exits());
+        Ok(supervisor)
+    }
+
+    /// How it was started.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Creates a container; the creation resolves when it is set up (and running, if the order says so). Its exit is
+    /// waited for from the very beginning, so that it cannot be missed, not even by `auto_remove`.
+    pub async fn create(self: &Rc<Self>, order: Order) -> Result<(Instance, Asked), Failure> {
+        let ticket = self.new_ticket();
+        let id = order.id.clone();
+        let taken = self.core.borrow().find(&id).is_some();
+        let command = Command::Create { id: id.clone(), auto_remove: order.auto_remove };
+        self.orders.borrow_mut().insert(ticket, order);
+        let created = self.ask_as(ticket, command, None);
+        let born = self.core.borrow().find(&id).filter(|_| !taken);
+        let exit = born.map(|instance| self.ask(Command::Wait(instance)));
+        let reply = created.await;
+        self.orders.borrow_mut().remove(&ticket);
+        match (reply, exit) {
+            (Reply::Created(instance), Some(exit)) => Ok((instance, exit)),
+            (Reply::Refused(failure), _) => Err(failure),
+            _ => Err(Failure::new(FailureKind::Internal, "unexpected answer".into())),
+        }
+    }
+
+    /// Hands a command to the core. It is handled when this returns, not when the answer is awaited, so that callers
+    /// may rely on the order of their calls.
+    pub fn ask(self: &Rc<Self>, command: Command) -> Asked {
+        let waits_for = if let Command::Wait(instance) = command { Some(instance) } else { None };
+        self.ask_as(self.new_ticket(), command, waits_for)
+    }
+
+    fn ask_as(self: &Rc<Self>, ticket: Ticket, command: Command, waits_for: Option<Instance>) -> Asked {
+        let (sender, receiver) = oneshot::channel();
+        self.replies.borrow_mut().insert(ticket, sender);
+        self.dispatch(Input::Command(ticket, command));
+        Asked { receiver, ticket, waits_for, supervisor: self.clone() }
+    }
+
+    /// The container that has this name now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, id: &str) -> Result<Instance, Failure> {
+        let missing = || Failure::new(FailureKind::NotFound, format!("container {id} does not exist"));
+        self.core.borrow().find(id).ok_or_else(missing)
+    }
+
+    /// How a container is now; `None` when it is gone, or not written down yet.
+    #[must_use]
+    pub fn snapshot(&self, instance: Instance) -> Option<Snapshot> {
+        let core = self.core.borrow();
+        let (status, pid, exit) = core.look(instance)?;
+        let state = self.records.borrow().get(&instance)?.state.clone();
+        Some(Snapshot { state, status, pid, exit: exit.cloned() })
+    }
+
+    /// All containers, sorted by ID.
+    #[must_use]
+    pub fn list(&self) -> Vec<Snapshot> {
+        let instances: Vec<Instance> = self.core.borrow().iter().map(|(_, instance)| instance).collect();
+        instances.into_iter().filter_map(|instance| self.snapshot(instance)).collect()
+    }
+
+    /// The journal, for subscribers.
+    pub fn journal(&self) -> std::cell::Ref<'_, Journal> {
+        self.journal.borrow()
+    }
+
+    /// Tells the keeper that start-up has succeeded.
+    pub fn ready(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.ready();
+        }
+    }
+
+    /// Ends the zygotes. Containers are left alone.
+    pub fn stop(&self) {
+        self.zygotes.stop();
+    }
+
+    /// Kills and removes every container; returns when none is left.
+    pub async fn kill_all(self: &Rc<Self>) {
+        let instances: Vec<Instance> = self.core.borrow().iter().map(|(_, instance)| instance).collect();
+        let delete = |target| self.ask(Command::Delete { target, force: true });
+        let asked: Vec<Asked> = instances.into_iter().map(delete).collect();
+        for reply in asked {
+            if let Reply::Refused(failure) = reply.await {
+                tracing::warn!(%failure, "stop");
+            }
+        }
+    }
+
+    /// Path of the state directory.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.settings.root.path().to_owned()
+    }
+
+    fn new_ticket(&self) -> Ticket {
+        self.last_ticket.set(self.last_ticket.get() + 1);
+        Ticket(self.last_ticket.get())
+    }
+
+    /// Handles an input and its effects, and those that come up meanwhile, one after the other.
+    fn dispatch(self: &Rc<Self>, input: Input) {
+        self.inputs.borrow_mut().push_back(input);
+        if self.acting.replace(true) {
+            return;
+        }
+        loop {
+            let Some(input) = self.inputs.borrow_mut().pop_front() else { break };
+            let effects = self.core.borrow_mut().handle(input);
+            for effect in effects {
+                self.act(effect);
+            }
+        }
+        self.acting.set(false);
+    }
+
+    fn event(self: &Rc<Self>, instance: Instance, event: Event) {
+        self.dispatch(Input::Event(instance, event));
+    }
+
+    async fn watch_exits(self: Rc<Self>) {
+        loop {
+            match self.exits.next().await {
+                Ok(tokens) => tokens.into_iter().for_each(|token| self.on_exit(Instance(token))),
+                Err(error) => {
+                    // The ring or set itself broke: nothing can be watched any more. The keeper starts us anew.
+                    tracing::error!(%error, "exit source broke");
+                    std::process::abort();
+                }
+            }
+        }
+    }
+}

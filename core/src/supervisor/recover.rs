@@ -1,0 +1,105 @@
+//! Taking over the containers that an earlier supervisor of the same state root left.
+//!
+//! | found | becomes |
+//! | --- | --- |
+//! | exit file | stopped, with that exit |
+//! | process alive, same start time | running (or created), watched; the keeper is its parent now and reaps it |
+//! | process gone, the keeper knows | stopped, with the keeper's record |
+//! | process gone, nobody knows | stopped, 255, with the reason |
+//! | no pid file | half made: killed by its cgroup and removed |
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use brood_launcher::state::{
+    ContainerDir, ContainerState, ExitRecord, INIT, Manager, START_SOCKET, StateError, now_ns, open_process,
+};
+
+use super::{Record, Supervisor};
+use crate::keeper::KeptExit;
+use crate::registry::Event;
+
+impl Supervisor {
+    /// Takes over what is there. `kept` are the exits that the keeper has seen meanwhile.
+    ///
+    /// # Errors
+    /// The state directory cannot be read.
+    pub fn recover(self: &Rc<Self>, kept: &[KeptExit]) -> Result<usize, StateError> {
+        let kept: HashMap<(i32, u64), &KeptExit> =
+            kept.iter().map(|exit| ((exit.pid, exit.start_time), exit)).collect();
+        let mut adopted = 0;
+        for id in self.settings.root.list()? {
+            let Ok(dir) = self.settings.root.find(&id) else { continue };
+            match dir.read_state() {
+                // Its exit may be among those kept; all of them are durable or nobody's when this loop is through.
+                Ok(state) if state.manager == Manager::Daemon => {
+                    self.adopt(dir, state, &kept);
+                    adopted += 1;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(container = id, %error, "left alone"),
+            }
+        }
+        if let Some(keeper) = &self.keeper {
+            kept.values().for_each(|exit| keeper.recorded(exit.pid, exit.start_time));
+        }
+        Ok(adopted)
+    }
+
+    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &HashMap<(i32, u64), &KeptExit>) {
+        let id = state.id.clone();
+        let init = dir.process(INIT);
+        let Ok(pid) = init.read_pid() else {
+            tracing::warn!(container = id, "half made: removed");
+            if let Err(failure) = super::act::remove(&dir, &state.cgroup) {
+                tracing::warn!(container = id, %failure, "remove");
+            }
+            return;
+        };
+        let known = init.read_exit().ok();
+        let pidfd = if known.is_some() { None } else { open_process(pid) };
+        let parked = dir.path().join(START_SOCKET).exists();
+        let record = |pidfd| Record { dir, state, pid: pid.pid, start_time: pid.start_time, pidfd, own_child: false };
+        let instance = self.core.borrow_mut().adopt(&id, pid.pid, parked, known.clone());
+        match (known, pidfd) {
+            (Some(_), _) => drop(self.records.borrow_mut().insert(instance, record(None))),
+            (None, Some(pidfd)) => {
+                if let Err(error) = self.exits.watch(pidfd.as_fd(), instance.0) {
+                    tracing::error!(container = id, %error, "cannot watch");
+                }
+                self.records.borrow_mut().insert(instance, record(Some(pidfd)));
+            }
+            (None, None) => {
+                self.records.borrow_mut().insert(instance, record(None));
+                let exit = match kept.get(&(pid.pid, pid.start_time)) {
+                    Some(kept) => kept.exit.clone(),
+                    None => ExitRecord::unknown("it ended while no supervisor and no keeper was there", now_ns()),
+                };
+                self.event(instance, Event::Exited(exit));
+            }
+        }
+    }
+
+    /// Takes the exits that the keeper has to tell; false when it is gone.
+    #[must_use]
+    pub fn take_kept_exits(self: &Rc<Self>) -> bool {
+        let Some(kept) = self.keeper.as_ref().and_then(|keeper| keeper.take()) else { return false };
+        kept.iter().for_each(|exit| self.kept_exit(exit));
+        true
+    }
+
+    /// The keeper reaped a process that it had inherited: an adopted container's, or somebody's orphan.
+    fn kept_exit(self: &Rc<Self>, kept: &KeptExit) {
+        let instance = self.records.borrow().iter().find_map(|(instance, record)| {
+            let same = record.pid == kept.pid && record.start_time == kept.start_time;
+            (same && !record.own_child && record.pidfd.is_some()).then_some(*instance)
+        });
+        match (instance, &self.keeper) {
+            // Once the exit is durable, `Reap` tells the keeper.
+            (Some(instance), _) => self.event(instance, Event::Exited(kept.exit.clone())),
+            (None, Some(keeper)) => keeper.recorded(kept.pid, kept.start_time),
+            (None, None) => {}
+        }
+    }
+}

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::command::Cmd;
 use crate::config;
 use crate::sandbox::Sandbox;
+use crate::waiting;
 
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -81,6 +82,20 @@ impl Bundle {
     /// Lets a shell run the script.
     pub fn sh(&mut self, script: &str) {
         self.args(&["sh", "-c", script]);
+    }
+
+    /// Lets the program live until SIGTERM, to which it answers with the exit status `code`.
+    pub fn live_until_term(&mut self, code: i32) {
+        self.sh(&format!("trap 'exit {code}' TERM; touch /tmp/up; sleep 1000 & wait"));
+    }
+
+    /// Waits until the program of [`Bundle::live_until_term`] is ready for the signal.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn await_up(&self) {
+        let mark = self.rootfs().join("tmp/up");
+        waiting::until("the program in the container", || mark.exists().then_some(()));
     }
 
     /// Writes config.json.

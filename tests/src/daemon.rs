@@ -1,7 +1,6 @@
 //! A `brood daemon` that lives as long as its guard.
 
 use std::fs::{self, File};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -55,7 +54,6 @@ impl<'a> Daemon<'a> {
     /// As [`Daemon::start`].
     #[must_use]
     pub fn start_through(sandbox: &'a Sandbox, wrapper: &[&str], args: &[&str]) -> Self {
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(sandbox.root()).expect("our directory");
         let log = sandbox.path("daemon.log");
         let output = File::create(&log).expect("our directory");
         let brood = binaries::brood();

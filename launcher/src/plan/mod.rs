@@ -13,9 +13,17 @@
 //!
 //! Not here: reading and checking config.json ([`crate::config`]), doing any of it ([`crate::child`]).
 
+mod build;
+mod cgroup_mounts;
+mod defaults;
+mod mounts;
+mod process;
 pub mod wire;
 
 use std::ffi::CString;
+
+pub use build::{BuildOptions, PlanError, Stdio, build};
+pub use defaults::{DefaultBundle, default_spec};
 
 /// Position of a descriptor in the list that accompanies a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -245,13 +253,9 @@ pub enum Step {
     ReadonlyRoot,
     /// Make a path read-only by a bind mount upon itself; a missing path is fine.
     ReadonlyPath(CString),
-    /// Hide a path: a directory under an empty read-only one, a file under /dev/null; a missing path is fine.
-    MaskPath {
-        /// Absolute path inside the container.
-        path: CString,
-        /// A detached tree of the host's /dev/null (character device 1:3, verified when opened: CVE-2025-31133).
-        null: FdIndex,
-    },
+    /// Hide a path: a directory under an empty read-only one, a file under the container's
+    /// /dev/null, verified to be character device 1:3 (CVE-2025-31133); a missing path is fine.
+    MaskPath(CString),
     /// umask(2)
     Umask(u32),
     /// `/proc/self/oom_score_adj`
@@ -340,7 +344,7 @@ impl Step {
             Step::PivotRoot => "pivot root",
             Step::ReadonlyRoot => "read-only root",
             Step::ReadonlyPath(_) => "read-only path",
-            Step::MaskPath { .. } => "mask path",
+            Step::MaskPath(_) => "mask path",
             Step::Umask(_) => "umask",
             Step::OomScoreAdj(_) => "oom score",
             Step::Rlimit { .. } => "rlimit",
@@ -371,8 +375,8 @@ impl Step {
             Step::MountTree { index, target, .. } | Step::Remount { index, target, .. } => {
                 format!("mounts[{index}] {}", text(&target.path))
             }
-            Step::Device { path, .. } | Step::Symlink { path, .. } | Step::MaskPath { path, .. } => text(path),
-            Step::ReadonlyPath(path) => text(path),
+            Step::Device { path, .. } | Step::Symlink { path, .. } => text(path),
+            Step::MaskPath(path) | Step::ReadonlyPath(path) => text(path),
             Step::WorkingDirectory(path) => format!("process.cwd {}", text(path)),
             Step::OomScoreAdj(value) => format!("process.oomScoreAdj {value}"),
             Step::Rlimit { resource, soft, hard } => format!("process.rlimits {resource} soft {soft} hard {hard}"),

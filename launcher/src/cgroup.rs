@@ -1,0 +1,179 @@
+//! The container's cgroup: one directory in the cgroup v2 hierarchy, to be born in and to be killed by. Limits are not
+//! set here yet; where the host has no writable v2 hierarchy, a container goes without.
+//!
+//! The directory is `brood-<root>-<id>` below our own cgroup, so a delegated subtree (systemd's `Delegate=`) is enough; or
+//! what `linux.cgroupsPath` says, absolute from the hierarchy's root.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+
+/// A failed operation on a cgroup.
+#[derive(Debug, thiserror::Error)]
+#[error("cgroup {}: {operation}: {source}", path.display())]
+pub struct CgroupError {
+    path: PathBuf,
+    operation: &'static str,
+    source: std::io::Error,
+}
+
+fn failed<'a>(path: &'a Path, operation: &'static str) -> impl FnOnce(std::io::Error) -> CgroupError + 'a {
+    move |source| CgroupError { path: path.to_owned(), operation, source }
+}
+
+/// The host's cgroup v2 hierarchy as this process sees it.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    mount_point: PathBuf,
+    own: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds the hierarchy; `None` when none is mounted or we may not make directories in it.
+    #[must_use]
+    pub fn find() -> Option<Hierarchy> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let mount_point = mounts.lines().find_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4)).flatten()
+        })?;
+        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let hierarchy = Hierarchy { mount_point: mount_point.into(), own: Path::new(mount_point).join(own) };
+        rustix::fs::access(&hierarchy.own, rustix::fs::Access::WRITE_OK).ok()?;
+        Some(hierarchy)
+    }
+
+    /// Where a container's cgroup goes. State roots are told apart by a checksum of their path, and so are names that
+    /// a directory entry could not hold.
+    #[must_use]
+    pub fn place(&self, state_root: &Path, id: &str, cgroups_path: Option<&Path>) -> PathBuf {
+        if let Some(path) = cgroups_path.filter(|path| !path.as_os_str().is_empty()) {
+            return match path.strip_prefix("/") {
+                Ok(absolute) => self.mount_point.join(absolute),
+                Err(_) => self.own.join(path),
+            };
+        }
+        let root = crc32fast::hash(state_root.as_os_str().as_encoded_bytes());
+        let name = match id.get(..ID_BYTES_MAX) {
+            Some(start) => format!("brood-{root:08x}-{start}-{:08x}", crc32fast::hash(id.as_bytes())),
+            None => format!("brood-{root:08x}-{id}"),
+        };
+        self.own.join(name)
+    }
+}
+
+/// Longer IDs are cut and get a checksum: a directory entry holds 255 bytes.
+const ID_BYTES_MAX: usize = 200;
+
+/// Makes the directory (parents too) and opens it for `CLONE_INTO_CGROUP`. One that is there already must be empty of
+/// processes: two containers in one cgroup would be killed together.
+///
+/// # Errors
+/// It cannot be made, or is in use.
+pub fn create(path: &Path) -> Result<OwnedFd, CgroupError> {
+    std::fs::create_dir_all(path).map_err(failed(path, "make directory"))?;
+    let procs = std::fs::read(path.join("cgroup.procs")).map_err(failed(path, "read cgroup.procs"))?;
+    if !procs.is_empty() {
+        return Err(failed(path, "use")(std::io::Error::other("it is not empty: processes live in it")));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(path, "open")(errno.into()))
+}
+
+/// Kills every process in the cgroup and below (`cgroup.kill`, Linux 5.14). A cgroup that is gone has none.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn kill(path: &Path) -> Result<(), CgroupError> {
+    match std::fs::write(path.join("cgroup.kill"), "1") {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, "write cgroup.kill")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The processes in the cgroup itself, in our pid namespace.
+///
+/// # Errors
+/// The cgroup is gone.
+pub fn processes(path: &Path) -> Result<Vec<i32>, CgroupError> {
+    let text = std::fs::read_to_string(path.join("cgroup.procs")).map_err(failed(path, "read cgroup.procs"))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// Removes the directory and what the container made below it. False: processes still live there.
+///
+/// # Errors
+/// Any reason but that.
+pub fn try_remove(path: &Path) -> Result<bool, CgroupError> {
+    match std::fs::remove_dir(path) {
+        Ok(()) => return Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) => {}
+        Err(error) => return Err(failed(path, "remove")(error)),
+    }
+    let entries = std::fs::read_dir(path).map_err(failed(path, "list"))?;
+    for child in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        if !try_remove(&child.path())? {
+            return Ok(false);
+        }
+    }
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(false),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, "remove")(error)),
+        _ => Ok(true),
+    }
+}
+
+/// Kills what is left, waits for `populated 0` (the kernel's event, not a sleep) and removes the directory.
+///
+/// # Errors
+/// The deadline passed, or the kernel refuses.
+pub fn kill_and_remove(path: &Path, patience: Duration) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + patience;
+    if try_remove(path)? {
+        return Ok(());
+    }
+    kill(path)?;
+    let events = std::fs::File::open(path.join("cgroup.events")).map_err(failed(path, "open cgroup.events"))?;
+    loop {
+        // Reading arms the next notice (cgroup-v2.rst, "[Un]populated Notification").
+        let mut text = String::new();
+        let mut reader = &events;
+        std::io::Seek::rewind(&mut reader)
+            .and_then(|()| std::io::Read::read_to_string(&mut reader, &mut text).map(drop))
+            .map_err(failed(path, "read cgroup.events"))?;
+        if text.lines().any(|line| line == "populated 0") && try_remove(path)? {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(failed(path, "remove")(ErrorKind::ResourceBusy.into()));
+        }
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut poll = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
+        rustix::event::poll(&mut poll, Some(&timeout)).map_err(|errno| failed(path, "wait")(errno.into()))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_apart_and_fit_a_directory_entry() {
+        let hierarchy = Hierarchy { mount_point: "/c".into(), own: "/c/own".into() };
+        let place = |root: &str, id: &str| hierarchy.place(Path::new(root), id, None);
+        assert_ne!(place("/a", "x"), place("/b", "x"));
+        let long = "i".repeat(255);
+        assert!(place("/a", &long).file_name().unwrap().len() <= 255);
+        assert_ne!(place("/a", &long), place("/a", &long[1..]));
+        let given = |path: &str| hierarchy.place(Path::new("/a"), "x", Some(Path::new(path)));
+        assert_eq!(given("/p/q"), Path::new("/c/p/q"));
+        assert_eq!(given("p/q"), Path::new("/c/own/p/q"));
+    }
+}

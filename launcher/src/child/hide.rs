@@ -1,0 +1,66 @@
+//! Masked and read-only paths of `/proc` and `/sys`.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use super::mount::{attach, new_filesystem};
+use super::target::open_inside;
+use super::{Child, Done, During, Failure};
+use crate::report::Op;
+use crate::sys;
+
+/// A copy of the mount (from this object downwards) that can be attached elsewhere.
+fn clone_mount(object: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Failure> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(object, c"", flags).during(Op::CloneMount)
+}
+
+impl Child<'_> {
+    /// Opens a path that may be missing.
+    fn open_optional(&self, path: &CStr) -> Result<Option<OwnedFd>, Failure> {
+        match open_inside(self.root()?, path, OFlags::empty(), false) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            result => result.map(Some).during(Op::Resolve),
+        }
+    }
+
+    pub(super) fn readonly_path(&self, path: &CStr) -> Done {
+        let Some(object) = self.open_optional(path)? else { return Ok(()) };
+        let copy = clone_mount(object.as_fd(), true)?;
+        sys::mount_setattr(copy.as_fd(), true, libc::MOUNT_ATTR_RDONLY, 0, 0).during(Op::MountAttributes)?;
+        attach(copy.as_fd(), object.as_fd())
+    }
+
+    pub(super) fn mask_path(&mut self, path: &CStr) -> Done {
+        let Some(object) = self.open_optional(path)? else { return Ok(()) };
+        let stat = rustix::fs::fstat(&object).during(Op::Resolve)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return attach(clone_mount(self.null()?.as_fd(), false)?.as_fd(), object.as_fd());
+        }
+        // One empty directory for all of them: a superblock each is memory and shrinker work for nothing.
+        if let Some(empty) = &self.empty {
+            return attach(clone_mount(empty.as_fd(), false)?.as_fd(), object.as_fd());
+        }
+        let empty = new_filesystem(c"tmpfs", c"tmpfs", &[], libc::MOUNT_ATTR_RDONLY)?;
+        attach(empty.as_fd(), object.as_fd())?;
+        self.empty = Some(empty);
+        Ok(())
+    }
+
+    /// The container's /dev/null, which a hostile image could have made anything else: an open descriptor that was
+    /// looked at and is used as looked at (CVE-2025-31133, CVE-2026-88265).
+    fn null(&self) -> Result<OwnedFd, Failure> {
+        let null = open_inside(self.root()?, c"/dev/null", OFlags::NOFOLLOW, false).during(Op::Resolve)?;
+        let stat = rustix::fs::fstat(&null).during(Op::Resolve)?;
+        let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3);
+        if is_null { Ok(null) } else { Err(Failure { op: Op::WrongObject, errno: Errno::NODEV }) }
+    }
+}

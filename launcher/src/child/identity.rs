@@ -1,0 +1,110 @@
+//! Who the process is: descriptors 0 to 2, directory, user, groups, capabilities.
+
+use std::ffi::CStr;
+
+use rustix::fs::{FileType, Gid, Uid};
+use rustix::io::Errno;
+
+use super::{Child, Done, During, Failure};
+use crate::plan::{CapabilitySets, FdIndex};
+use crate::report::Op;
+use crate::sys;
+
+impl Child<'_> {
+    pub(super) fn stdio(&self, fds: [FdIndex; 3], uid: u32) -> Done {
+        for (index, number) in fds.into_iter().zip(0..) {
+            let fd = self.fd(index)?;
+            sys::dup_to(fd, number).during(Op::Duplicate)?;
+            // `echo x > /dev/stderr` re-opens by path and needs the owner's right; a terminal or /dev/null of the host
+            // keeps its owner. Refusals (user namespace, read-only file system) leave things as they are.
+            if uid != 0 {
+                let stat = rustix::fs::fstat(fd).during(Op::Own)?;
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                if kind == FileType::Fifo || (kind == FileType::RegularFile && number != 0) {
+                    match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None::<Gid>) {
+                        Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => {}
+                        Err(errno) => return Err(Failure { op: Op::Own, errno }),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn oom_score_adj(&self, value: i32) -> Done {
+        let mut text = [0u8; 8];
+        self.write_own_proc_file(c"self/oom_score_adj", decimal(value, &mut text))
+    }
+}
+
+/// The number in decimal, written from the end of the buffer: no formatting machinery after the clone.
+fn decimal(value: i32, buffer: &mut [u8; 8]) -> &[u8] {
+    let mut at = buffer.len();
+    let mut rest = value.unsigned_abs();
+    for slot in buffer.iter_mut().skip(1).rev() {
+        *slot = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        at -= 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        at -= 1;
+        if let Some(slot) = buffer.get_mut(at) {
+            *slot = b'-';
+        }
+    }
+    buffer.get(at..).unwrap_or_default()
+}
+
+pub(super) fn working_directory(path: &CStr) -> Done {
+    rustix::process::chdir(path).during(Op::ChangeDirectory)?;
+    match sys::working_directory_is_inside().during(Op::ChangeDirectory)? {
+        true => Ok(()),
+        false => Err(Failure { op: Op::OutsideRoot, errno: Errno::ACCESS }),
+    }
+}
+
+pub(super) fn bounding_set(keep: u64) -> Done {
+    for capability in 0..64 {
+        if keep & (1 << capability) == 0 {
+            match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+                Ok(_) => {}
+                Err(Errno::INVAL) => break, // beyond the kernel's last capability
+                Err(errno) => return Err(Failure { op: Op::Call, errno }),
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32], set_groups: bool) -> Done {
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).during(Op::CapSet)?;
+    if set_groups {
+        sys::set_groups(groups).during(Op::SetGroups)?;
+    }
+    sys::set_gid(gid).during(Op::SetGid)?;
+    sys::set_uid(uid).during(Op::SetUid)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0).map(drop).during(Op::CapSet)
+}
+
+pub(super) fn capabilities(sets: &CapabilitySets) -> Done {
+    sys::capset(sets).during(Op::CapSet)?;
+    for capability in 0..64u64 {
+        if sets.ambient & (1 << capability) != 0 {
+            sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability).during(Op::Ambient)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn decimal_agrees_with_the_library() {
+        for value in [0, 1, 9, 10, 999, 1000, -1, -1000, 123_456, -123_456] {
+            assert_eq!(super::decimal(value, &mut [0; 8]), value.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The child between clone3 and execve: an ordered list of steps, executed.
+//!
+//! # After-clone contract
+//! Nothing in this folder allocates, locks, panics, logs, reads the environment or decides. Memory is the stack and
+//! what the plan holds; indexing is by `get`; every failure is a value that ends in one 8-byte report
+//! ([`crate::report`]). The contract is checked by a test that runs every step under an allocator that refuses
+//! (`launcher/tests/after_clone.rs`).
+//!
+//! Reading order: [`run`] here; `mount` and `target` for the file system; `hide` for masked and read-only paths;
+//! `device`; `namespace`; `identity`; `exec`.
+
+mod device;
+mod exec;
+mod hide;
+mod identity;
+mod mount;
+mod namespace;
+mod target;
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::plan::{FdIndex, Plan, Step};
+use crate::report::{Op, Report};
+use crate::sys::{self, CStrArray};
+
+/// Why a step failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failure {
+    op: Op,
+    errno: Errno,
+}
+
+type Done = Result<(), Failure>;
+
+/// Names the operation that a system call's error belongs to.
+trait During<T> {
+    fn during(self, op: Op) -> Result<T, Failure>;
+}
+
+impl<T> During<T> for Result<T, Errno> {
+    fn during(self, op: Op) -> Result<T, Failure> {
+        self.map_err(|errno| Failure { op, errno })
+    }
+}
+
+/// What the child was born with. All of it was made before the clone.
+pub(crate) struct Birth<'a> {
+    pub plan: &'a Plan,
+    pub fds: &'a [OwnedFd],
+    /// argv and envp of the plan's `Exec`.
+    pub argv: &'a CStrArray<'a>,
+    pub env: &'a CStrArray<'a>,
+    /// `/proc` of the pid namespace that cloned us, opened as a directory. The container's own is not to be trusted
+    /// (CVE-2019-16884, CVE-2025-52881).
+    pub proc: BorrowedFd<'a>,
+    /// Read end of the pipe on which the parent says that the identity maps are written.
+    pub maps_written: Option<BorrowedFd<'a>>,
+}
+
+/// The child's state while it walks the list.
+struct Child<'a> {
+    birth: Birth<'a>,
+    /// The coming (later: the) root directory.
+    root: Option<BorrowedFd<'a>>,
+    /// Holder of the root when it was made here and not received.
+    made_root: Option<OwnedFd>,
+    /// The empty read-only directory that masks directories, once there is one.
+    empty: Option<OwnedFd>,
+    /// What FindExecutable found.
+    program: Option<&'a CStr>,
+    /// Where reports go; replaced at `Park` by the connection of whoever starts us.
+    report_to: Option<BorrowedFd<'a>>,
+    connection: Option<OwnedFd>,
+}
+
+/// Executes the plan. Never returns: the process ends in execve or in `_exit` after a report.
+pub(crate) fn run(birth: Birth<'_>) -> ! {
+    sys::reset_signals();
+    let plan = birth.plan;
+    let report_to = plan.status.and_then(|index| birth.fds.get(usize::from(index.0))).map(AsFd::as_fd);
+    // Device nodes and mount points get the modes they ask for; the plan sets the container's umask later.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let mut child =
+        Child { birth, root: None, made_root: None, empty: None, program: None, report_to, connection: None };
+    for (position, step) in plan.steps.iter().enumerate() {
+        if let Err(Failure { op, errno }) = child.execute(step) {
+            child.report(Report::Failed { step: position as u16, op, errno });
+            break;
+        }
+    }
+    sys::exit_now(125)
+}
+
+impl<'a> Child<'a> {
+    fn execute(&mut self, step: &'a Step) -> Done {
+        match step {
+            Step::EnterUserNamespace => self.enter_user_namespace(),
+            Step::JoinNamespace { kind, fd } => self.join_namespace(*kind, *fd),
+            Step::NewSession => rustix::process::setsid().map(drop).during(Op::Call),
+            Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).during(Op::Call),
+            Step::NewTimeNamespace { offsets } => self.new_time_namespace(offsets),
+            Step::LoopbackUp => sys::loopback_up().during(Op::Call),
+            Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()).during(Op::Call),
+            Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes()).during(Op::Call),
+            Step::PrivateMounts => mount::make_private(),
+            Step::AttachRoot { tree } => self.attach_root(*tree),
+            Step::OverlayRoot { lower, upper_size } => self.overlay_root(*lower, upper_size),
+            Step::MountFilesystem { target, fstype, source, parameters, attrs, .. } => {
+                self.mount_filesystem(target, fstype, source, parameters, attrs)
+            }
+            Step::MountTree { target, tree, attrs, .. } => self.mount_tree(target, *tree, attrs),
+            Step::Remount { target, attrs, .. } => self.remount(target, attrs),
+            Step::Device { path, mode, major, minor, uid, gid } => {
+                self.device(path, *mode, rustix::fs::makedev(*major, *minor), (*uid, *gid))
+            }
+            Step::Symlink { path, to } => self.symlink(path, to),
+            Step::PivotRoot => self.pivot_root(),
+            Step::ReadonlyRoot => self.readonly_root(),
+            Step::ReadonlyPath(path) => self.readonly_path(path),
+            Step::MaskPath(path) => self.mask_path(path),
+            Step::Umask(mask) => {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(*mask));
+                Ok(())
+            }
+            Step::OomScoreAdj(value) => self.oom_score_adj(*value),
+            Step::Rlimit { resource, soft, hard } => sys::set_rlimit(*resource, *soft, *hard).during(Op::Call),
+            Step::Stdio { stdin, stdout, stderr, uid } => self.stdio([*stdin, *stdout, *stderr], *uid),
+            Step::WorkingDirectory(path) => identity::working_directory(path),
+            Step::BoundingSet(keep) => identity::bounding_set(*keep),
+            Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
+            Step::Capabilities(sets) => identity::capabilities(sets),
+            Step::NoNewPrivileges => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).during(Op::Call),
+            Step::DieWithParent(signal) => {
+                sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal), 0).map(drop).during(Op::Call)
+            }
+            Step::FindExecutable { candidates } => self.find_executable(candidates),
+            Step::Park { socket } => self.park(*socket),
+            Step::Exec { .. } => self.exec(),
+        }
+    }
+
+    fn fd(&self, index: FdIndex) -> Result<BorrowedFd<'a>, Failure> {
+        let fds: &'a [OwnedFd] = self.birth.fds;
+        fds.get(usize::from(index.0)).map(AsFd::as_fd).ok_or(Failure { op: Op::MissingFd, errno: Errno::BADF })
+    }
+
+    /// The root directory as a descriptor; every path of the container is resolved below it.
+    fn root(&self) -> Result<BorrowedFd<'_>, Failure> {
+        match (&self.made_root, self.root) {
+            (Some(made), _) => Ok(made.as_fd()),
+            (None, Some(received)) => Ok(received),
+            (None, None) => Err(Failure { op: Op::Resolve, errno: Errno::NOENT }),
+        }
+    }
+
+    /// Tells whoever listens. Nobody listening is no reason to stop: they may have been killed.
+    fn report(&self, report: Report) {
+        let to = self.connection.as_ref().map(AsFd::as_fd).or(self.report_to);
+        if let Some(to) = to {
+            let bytes = report.encode();
+            // A socket whose peer is gone would raise SIGPIPE with write(2); a pipe refuses send(2).
+            if rustix::net::send(to, &bytes, rustix::net::SendFlags::NOSIGNAL) == Err(Errno::NOTSOCK) {
+                let _ = rustix::io::write(to, &bytes);
+            }
+        }
+    }
+}

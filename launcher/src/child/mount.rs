@@ -1,0 +1,165 @@
+//! Mounts: the root, the list of config.json, and the pivot. All of it by descriptor, through the mount API of
+//! Linux 5.2 (fsopen, fsmount, open_tree, move_mount) and mount_setattr of 5.12.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+
+use super::target::{open_inside, open_or_make};
+use super::{Child, Done, During, Failure};
+use crate::plan::{FdIndex, FsParameter, MountAttrs, Target};
+use crate::report::Op;
+use crate::sys;
+
+/// Cuts the namespace off from the mounts it was copied from: what is mounted here must not appear on the host.
+pub(super) fn make_private() -> Done {
+    let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during(Op::Resolve)?;
+    sys::mount_setattr(root.as_fd(), true, 0, 0, libc::MS_PRIVATE).during(Op::Call)
+}
+
+/// Puts a mount on top of the namespace's root, where the pivot finds it.
+fn attach_on_root(mount: BorrowedFd<'_>) -> Done {
+    rustix::mount::move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).during(Op::Attach)
+}
+
+/// Puts a mount on the object that a descriptor refers to: no path, so nothing to swap.
+pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Done {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", target, c"", flags).during(Op::Attach)
+}
+
+/// A new superblock as a detached mount.
+pub(super) fn new_filesystem(
+    fstype: &CStr,
+    source: &CStr,
+    parameters: &[FsParameter],
+    attributes: u64,
+) -> Result<OwnedFd, Failure> {
+    let fs = open_filesystem(fstype)?;
+    if !source.is_empty() {
+        rustix::mount::fsconfig_set_string(&fs, c"source", source).during(Op::FsConfig)?;
+    }
+    for FsParameter { key, value } in parameters {
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(&fs, key.as_c_str(), value.as_c_str()),
+            None => rustix::mount::fsconfig_set_flag(&fs, key.as_c_str()),
+        }
+        .during(Op::FsConfig)?;
+    }
+    create_mount(&fs, attributes)
+}
+
+fn open_filesystem(fstype: &CStr) -> Result<OwnedFd, Failure> {
+    rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).during(Op::FsOpen)
+}
+
+fn create_mount(fs: &OwnedFd, attributes: u64) -> Result<OwnedFd, Failure> {
+    rustix::mount::fsconfig_create(fs).during(Op::FsCreate)?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).during(Op::FsMount)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
+    if attrs.recursive_set | attrs.recursive_clear != 0 {
+        sys::mount_setattr(mount, true, attrs.recursive_set, attrs.recursive_clear, 0).during(Op::MountAttributes)?;
+    }
+    if attrs.set | attrs.clear != 0 {
+        sys::mount_setattr(mount, false, attrs.set, attrs.clear, 0).during(Op::MountAttributes)?;
+    }
+    Ok(())
+}
+
+/// Propagation is set where the mount stands, at the end: a mount must be private while it is being attached.
+fn set_propagation(mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
+    match attrs.propagation {
+        0 => Ok(()),
+        kind => sys::mount_setattr(mount, attrs.propagation_recursive, 0, 0, kind).during(Op::MountAttributes),
+    }
+}
+
+impl Child<'_> {
+    pub(super) fn attach_root(&mut self, tree: FdIndex) -> Done {
+        let tree = self.fd(tree)?;
+        attach_on_root(tree)?;
+        self.root = Some(tree);
+        Ok(())
+    }
+
+    /// The default bundle's root: the host's root below, a tmpfs above. Both are mounted in this namespace only, so
+    /// they are gone with the container, whatever becomes of us. `/lower` and `/scratch` exist in the zygote's root.
+    pub(super) fn overlay_root(&mut self, lower: FdIndex, upper_size: &CStr) -> Done {
+        let lower = self.fd(lower)?;
+        rustix::mount::move_mount(lower, c"", CWD, c"/lower", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .during(Op::Attach)?;
+        let tmpfs = open_filesystem(c"tmpfs")?;
+        rustix::mount::fsconfig_set_string(&tmpfs, c"mode", c"0755").during(Op::FsConfig)?;
+        if !upper_size.is_empty() {
+            rustix::mount::fsconfig_set_string(&tmpfs, c"size", upper_size).during(Op::FsConfig)?;
+        }
+        let scratch = create_mount(&tmpfs, 0)?;
+        rustix::mount::move_mount(&scratch, c"", CWD, c"/scratch", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .during(Op::Attach)?;
+        for name in [c"upper", c"work"] {
+            rustix::fs::mkdirat(&scratch, name, Mode::from_raw_mode(0o755)).during(Op::MakeTarget)?;
+        }
+        let overlay = open_filesystem(c"overlay")?;
+        rustix::mount::fsconfig_set_string(&overlay, c"source", c"brood").during(Op::FsConfig)?;
+        rustix::mount::fsconfig_set_string(&overlay, c"lowerdir", c"/lower").during(Op::FsConfig)?;
+        rustix::mount::fsconfig_set_string(&overlay, c"upperdir", c"/scratch/upper").during(Op::FsConfig)?;
+        rustix::mount::fsconfig_set_string(&overlay, c"workdir", c"/scratch/work").during(Op::FsConfig)?;
+        if self.birth.maps_written.is_some() {
+            // In a user namespace the `trusted.` attributes are out of reach.
+            rustix::mount::fsconfig_set_flag(&overlay, c"userxattr").during(Op::FsConfig)?;
+        }
+        let root = create_mount(&overlay, 0)?;
+        attach_on_root(root.as_fd())?;
+        self.made_root = Some(root);
+        Ok(())
+    }
+
+    pub(super) fn mount_filesystem(
+        &self,
+        target: &Target,
+        fstype: &CStr,
+        source: &CStr,
+        parameters: &[FsParameter],
+        attrs: &MountAttrs,
+    ) -> Done {
+        let mount = new_filesystem(fstype, source, parameters, attrs.set)?;
+        if attrs.recursive_set | attrs.recursive_clear != 0 {
+            set_attributes(mount.as_fd(), &MountAttrs { set: 0, clear: 0, ..*attrs })?;
+        }
+        let place = open_or_make(self.root()?, target)?;
+        attach(mount.as_fd(), place.as_fd())?;
+        set_propagation(mount.as_fd(), attrs)
+    }
+
+    pub(super) fn mount_tree(&self, target: &Target, tree: FdIndex, attrs: &MountAttrs) -> Done {
+        let tree = self.fd(tree)?;
+        set_attributes(tree, attrs)?;
+        let place = open_or_make(self.root()?, target)?;
+        attach(tree, place.as_fd())?;
+        set_propagation(tree, attrs)
+    }
+
+    pub(super) fn remount(&self, target: &Target, attrs: &MountAttrs) -> Done {
+        let mount = open_inside(self.root()?, &target.path, OFlags::empty(), target.no_symlinks).during(Op::Resolve)?;
+        set_attributes(mount.as_fd(), attrs)?;
+        set_propagation(mount.as_fd(), attrs)
+    }
+
+    /// pivot_root(".", "."): the old root lands on top of the new one and is let go in the next call, so no directory
+    /// for it is needed (pivot_root(2), NOTES).
+    pub(super) fn pivot_root(&self) -> Done {
+        rustix::process::fchdir(self.root()?).during(Op::ChangeDirectory)?;
+        rustix::process::pivot_root(c".", c".").during(Op::Pivot)?;
+        rustix::mount::unmount(c".", UnmountFlags::DETACH).during(Op::Unmount)?;
+        rustix::process::chdir(c"/").during(Op::ChangeDirectory)
+    }
+
+    pub(super) fn readonly_root(&self) -> Done {
+        sys::mount_setattr(self.root()?, false, libc::MOUNT_ATTR_RDONLY, 0, 0).during(Op::MountAttributes)
+    }
+}

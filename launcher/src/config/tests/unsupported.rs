@@ -1,0 +1,100 @@
+//! Files that are right and ask for what does not exist here yet.
+
+use super::wrong::{linux, mount, process};
+use super::*;
+
+fn resources(patch: &Value) -> Value {
+    json!({ "linux": { "resources": patch } })
+}
+
+#[test]
+fn joining_some_namespaces_is_refused_even_when_ignoring() {
+    for kind in ["user", "mount", "time"] {
+        let mut namespaces = vec![json!({ "type": kind, "path": "/proc/1/ns/x" })];
+        if kind != "mount" {
+            namespaces.push(json!({ "type": "mount" }));
+        }
+        let raw = patched(&linux(&json!({ "namespaces": namespaces })));
+        let error = check(&raw, LoadOptions { ignore_unsupported: true }).unwrap_err().to_string();
+        let reason = format!("joining an existing {kind} namespace is not supported yet");
+        assert_eq!(error, format!("config.json: linux.namespaces[0].path: {reason}"));
+    }
+}
+
+#[test]
+fn what_is_not_supported_yet() {
+    let hook = json!([{ "path": "/bin/true" }]);
+    let throttle = json!([{ "major": 8, "minor": 0, "rate": 1 }]);
+    let one = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+    let cases = [
+        (process(&json!({ "terminal": true })), "process.terminal"),
+        (process(&json!({ "apparmorProfile": "p" })), "process.apparmorProfile"),
+        (process(&json!({ "selinuxLabel": "l" })), "process.selinuxLabel"),
+        (process(&json!({ "scheduler": { "policy": "SCHED_IDLE" } })), "process.scheduler"),
+        (process(&json!({ "ioPriority": { "class": "IOPRIO_CLASS_IDLE", "priority": 0 } })), "process.ioPriority"),
+        (process(&json!({ "execCPUAffinity": { "initial": "0" } })), "process.execCPUAffinity"),
+        (json!({ "hooks": { "prestart": hook } }), "hooks.prestart"),
+        (json!({ "hooks": { "createRuntime": hook } }), "hooks.createRuntime"),
+        (json!({ "hooks": { "createContainer": hook } }), "hooks.createContainer"),
+        (json!({ "hooks": { "startContainer": hook } }), "hooks.startContainer"),
+        (json!({ "hooks": { "poststart": hook } }), "hooks.poststart"),
+        (json!({ "hooks": { "poststop": hook } }), "hooks.poststop"),
+        (mount(&json!({ "destination": "/a", "uidMappings": one })), "mounts[0].uidMappings"),
+        (mount(&json!({ "destination": "/a", "gidMappings": one })), "mounts[0].gidMappings"),
+        (mount(&json!({ "destination": "/a", "options": ["ro", "idmap"] })), "mounts[0].options[1] (idmap)"),
+        (mount(&json!({ "destination": "/a", "options": ["ridmap"] })), "mounts[0].options[0] (ridmap)"),
+        (mount(&json!({ "destination": "/a", "options": ["tmpcopyup"] })), "mounts[0].options[0] (tmpcopyup)"),
+        (linux(&json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW" } })), "linux.seccomp"),
+        (linux(&json!({ "sysctl": { "a": "1" } })), "linux.sysctl"),
+        (linux(&json!({ "netDevices": { "eth0": {} } })), "linux.netDevices"),
+        (linux(&json!({ "personality": { "domain": "LINUX32" } })), "linux.personality"),
+        (linux(&json!({ "memoryPolicy": { "mode": "MPOL_LOCAL" } })), "linux.memoryPolicy"),
+        (linux(&json!({ "intelRdt": { "closID": "x" } })), "linux.intelRdt"),
+        (linux(&json!({ "mountLabel": "l" })), "linux.mountLabel"),
+        (linux(&json!({ "rootfsPropagation": "rshared" })), "linux.rootfsPropagation"),
+        (resources(&json!({ "devices": [{ "allow": true, "access": "rwm" }] })), "linux.resources.devices[0]"),
+        (resources(&json!({ "devices": [{ "allow": false, "access": "w" }] })), "linux.resources.devices[0]"),
+        (
+            resources(&json!({ "devices": [{ "allow": false, "type": "c", "access": "rwm" }] })),
+            "linux.resources.devices[0]",
+        ),
+        (resources(&json!({ "memory": { "limit": 1 } })), "linux.resources.memory.limit"),
+        (resources(&json!({ "memory": { "reservation": 1 } })), "linux.resources.memory.reservation"),
+        (resources(&json!({ "memory": { "swap": 1 } })), "linux.resources.memory.swap"),
+        (resources(&json!({ "memory": { "kernel": 1 } })), "linux.resources.memory.kernel"),
+        (resources(&json!({ "memory": { "kernelTCP": 1 } })), "linux.resources.memory.kernelTCP"),
+        (resources(&json!({ "memory": { "swappiness": 0 } })), "linux.resources.memory.swappiness"),
+        (resources(&json!({ "memory": { "disableOOMKiller": true } })), "linux.resources.memory.disableOOMKiller"),
+        (resources(&json!({ "cpu": { "shares": 1024 } })), "linux.resources.cpu.shares"),
+        (resources(&json!({ "cpu": { "quota": 1 } })), "linux.resources.cpu.quota"),
+        (resources(&json!({ "cpu": { "period": 1 } })), "linux.resources.cpu.period"),
+        (resources(&json!({ "cpu": { "cpus": "0" } })), "linux.resources.cpu.cpus"),
+        (resources(&json!({ "cpu": { "mems": "0" } })), "linux.resources.cpu.mems"),
+        (resources(&json!({ "cpu": { "idle": 1 } })), "linux.resources.cpu.idle"),
+        (resources(&json!({ "pids": { "limit": 10 } })), "linux.resources.pids.limit"),
+        (resources(&json!({ "blockIO": { "weight": 10 } })), "linux.resources.blockIO.weight"),
+        (
+            resources(&json!({ "blockIO": { "throttleReadIOPSDevice": throttle } })),
+            "linux.resources.blockIO.throttleReadIOPSDevice",
+        ),
+        (
+            resources(&json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 1 }] })),
+            "linux.resources.hugepageLimits",
+        ),
+        (resources(&json!({ "network": { "classID": 1 } })), "linux.resources.network.classID"),
+        (
+            resources(&json!({ "network": { "priorities": [{ "name": "e", "priority": 1 }] } })),
+            "linux.resources.network.priorities",
+        ),
+        (resources(&json!({ "rdma": { "mlx5": { "hcaHandles": 1 } } })), "linux.resources.rdma"),
+        (resources(&json!({ "unified": { "memory.max": "1" } })), "linux.resources.unified"),
+    ];
+    for (patch, field) in cases {
+        let raw = patched(&patch);
+        let message = check(&raw, LoadOptions::default()).expect_err(field).to_string();
+        let reason = "not supported yet (use --ignore-unsupported to go on without it)";
+        assert_eq!(message, format!("config.json: {field}: {reason}"));
+        let (_, notes) = check(&raw, LoadOptions { ignore_unsupported: true }).unwrap();
+        assert_eq!(notes, [format!("{field}: not supported yet, ignored")]);
+    }
+}

@@ -1,0 +1,259 @@
+//! What config.json may ask for and does not get yet.
+//!
+//! Each such field is refused by name: a container that silently runs without its seccomp profile or memory limit is
+//! worse than none. `--ignore-unsupported` turns the refusals into notes, except where nothing sensible would be left:
+//! a config for another system, and a namespace to join that would become a new one.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use oci_spec::runtime::{
+    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory,
+    LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
+};
+
+use super::error::ConfigError;
+use super::validate::kind_name;
+
+/// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
+const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
+
+/// Values of `linux.rootfsPropagation` under which nothing of the container's mounts gets out.
+const PROPAGATIONS: [&str; 5] = ["", "private", "rprivate", "slave", "rslave"];
+
+const DENY_ALL_NOTE: &str = "linux.resources.devices: the deny-all rule is not enforced until cgroup limits land";
+
+/// Refuses what is not supported yet; with `ignore` it notes it instead.
+///
+/// # Errors
+/// Names the first such field.
+pub fn check_supported(spec: &Spec, ignore: bool) -> Result<Vec<String>, ConfigError> {
+    check_platform(spec)?;
+    let mut check = Check { ignore, notes: Vec::new() };
+    if let Some(process) = spec.process() {
+        check.process(process)?;
+    }
+    if let Some(hooks) = spec.hooks() {
+        check.hooks(hooks)?;
+    }
+    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
+        check.mount(i, mount)?;
+    }
+    if let Some(linux) = spec.linux() {
+        check.linux(linux)?;
+    }
+    Ok(check.notes)
+}
+
+/// Refuses a config for another system than Linux.
+pub(super) fn check_platform(spec: &Spec) -> Result<(), ConfigError> {
+    let sections = [
+        ("windows", spec.windows().is_some()),
+        ("solaris", spec.solaris().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ];
+    match sections.iter().find(|(_, present)| *present) {
+        Some((section, _)) => Err(ConfigError::field(section, "not a Linux container")),
+        None => Ok(()),
+    }
+}
+
+struct Check {
+    ignore: bool,
+    notes: Vec<String>,
+}
+
+impl Check {
+    /// The field is not supported; `asked` says whether it asks for anything.
+    fn refuse(&mut self, field: impl Display, asked: bool) -> Result<(), ConfigError> {
+        match (asked, self.ignore) {
+            (false, _) => Ok(()),
+            (true, true) => {
+                self.notes.push(format!("{field}: not supported yet, ignored"));
+                Ok(())
+            }
+            (true, false) => Err(ConfigError::unsupported(field)),
+        }
+    }
+
+    /// Several fields of one object.
+    fn refuse_each<const N: usize>(&mut self, parent: &str, fields: [(&str, bool); N]) -> Result<(), ConfigError> {
+        fields.into_iter().try_for_each(|(field, asked)| self.refuse(format_args!("{parent}.{field}"), asked))
+    }
+
+    fn process(&mut self, process: &Process) -> Result<(), ConfigError> {
+        self.refuse_each(
+            "process",
+            [
+                ("terminal", process.terminal() == Some(true)),
+                ("apparmorProfile", is_text(process.apparmor_profile())),
+                ("selinuxLabel", is_text(process.selinux_label())),
+                ("scheduler", process.scheduler().is_some()),
+                ("ioPriority", process.io_priority().is_some()),
+                ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
+            ],
+        )
+    }
+
+    fn hooks(&mut self, hooks: &Hooks) -> Result<(), ConfigError> {
+        self.refuse_each(
+            "hooks",
+            [
+                ("prestart", is_list(hooks.prestart())),
+                ("createRuntime", is_list(hooks.create_runtime())),
+                ("createContainer", is_list(hooks.create_container())),
+                ("startContainer", is_list(hooks.start_container())),
+                ("poststart", is_list(hooks.poststart())),
+                ("poststop", is_list(hooks.poststop())),
+            ],
+        )
+    }
+
+    fn mount(&mut self, i: usize, mount: &Mount) -> Result<(), ConfigError> {
+        self.refuse(format_args!("mounts[{i}].uidMappings"), is_list(mount.uid_mappings()))?;
+        self.refuse(format_args!("mounts[{i}].gidMappings"), is_list(mount.gid_mappings()))?;
+        for (o, option) in mount.options().iter().flatten().enumerate() {
+            let asked = MOUNT_OPTIONS.contains(&option.as_str());
+            self.refuse(format_args!("mounts[{i}].options[{o}] ({option})"), asked)?;
+        }
+        Ok(())
+    }
+
+    fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
+        for (i, namespace) in linux.namespaces().iter().flatten().enumerate() {
+            check_namespace(i, namespace)?;
+        }
+        let propagation = linux.rootfs_propagation().as_deref().unwrap_or_default();
+        self.refuse_each(
+            "linux",
+            [
+                ("seccomp", linux.seccomp().is_some()),
+                ("sysctl", linux.sysctl().as_ref().is_some_and(|map| !map.is_empty())),
+                ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
+                ("personality", linux.personality().is_some()),
+                ("memoryPolicy", linux.memory_policy().is_some()),
+                ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
+                ("mountLabel", is_text(linux.mount_label())),
+                ("rootfsPropagation", !PROPAGATIONS.contains(&propagation)),
+            ],
+        )?;
+        linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))
+    }
+
+    /// Zero and -1 are what cgroups begin with and what Go writes for "not set": they ask for nothing.
+    fn resources(&mut self, resources: &LinuxResources) -> Result<(), ConfigError> {
+        self.devices(resources.devices().as_deref().unwrap_or_default())?;
+        resources.memory().as_ref().map_or(Ok(()), |memory| self.memory(memory))?;
+        resources.cpu().as_ref().map_or(Ok(()), |cpu| self.cpu(cpu))?;
+        resources.block_io().as_ref().map_or(Ok(()), |block_io| self.block_io(block_io))?;
+        let network = resources.network().as_ref();
+        self.refuse_each(
+            "linux.resources",
+            [
+                ("pids.limit", resources.pids().is_some_and(|pids| is_limit(Some(pids.limit())))),
+                ("hugepageLimits", is_list(resources.hugepage_limits())),
+                ("network.classID", network.is_some_and(|network| is_nonzero(network.class_id()))),
+                ("network.priorities", network.is_some_and(|network| is_list(network.priorities()))),
+                ("rdma", resources.rdma().as_ref().is_some_and(|map| !map.is_empty())),
+                ("unified", resources.unified().as_ref().is_some_and(|map| !map.is_empty())),
+            ],
+        )
+    }
+
+    fn devices(&mut self, rules: &[LinuxDeviceCgroup]) -> Result<(), ConfigError> {
+        for (i, rule) in rules.iter().enumerate() {
+            self.refuse(format_args!("linux.resources.devices[{i}]"), !is_deny_all(rule))?;
+        }
+        if rules.iter().any(is_deny_all) {
+            self.notes.push(DENY_ALL_NOTE.to_owned());
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self, memory: &LinuxMemory) -> Result<(), ConfigError> {
+        self.refuse_each(
+            "linux.resources.memory",
+            [
+                ("limit", is_limit(memory.limit())),
+                ("reservation", is_limit(memory.reservation())),
+                ("swap", is_limit(memory.swap())),
+                ("kernel", is_limit(memory.kernel())),
+                ("kernelTCP", is_limit(memory.kernel_tcp())),
+                // Here zero is a wish of its own: swap only when there is no other way.
+                ("swappiness", memory.swappiness().is_some()),
+                ("disableOOMKiller", memory.disable_oom_killer() == Some(true)),
+                ("useHierarchy", memory.use_hierarchy() == Some(true)),
+                ("checkBeforeUpdate", memory.check_before_update() == Some(true)),
+            ],
+        )
+    }
+
+    fn cpu(&mut self, cpu: &LinuxCpu) -> Result<(), ConfigError> {
+        self.refuse_each(
+            "linux.resources.cpu",
+            [
+                ("shares", is_nonzero(cpu.shares())),
+                ("quota", is_limit(cpu.quota())),
+                ("idle", is_limit(cpu.idle())),
+                ("burst", is_nonzero(cpu.burst())),
+                ("period", is_nonzero(cpu.period())),
+                ("realtimeRuntime", is_limit(cpu.realtime_runtime())),
+                ("realtimePeriod", is_nonzero(cpu.realtime_period())),
+                ("cpus", is_text(cpu.cpus())),
+                ("mems", is_text(cpu.mems())),
+            ],
+        )
+    }
+
+    fn block_io(&mut self, block_io: &LinuxBlockIo) -> Result<(), ConfigError> {
+        self.refuse_each(
+            "linux.resources.blockIO",
+            [
+                ("weight", is_nonzero(block_io.weight())),
+                ("leafWeight", is_nonzero(block_io.leaf_weight())),
+                ("weightDevice", is_list(block_io.weight_device())),
+                ("throttleReadBpsDevice", is_list(block_io.throttle_read_bps_device())),
+                ("throttleWriteBpsDevice", is_list(block_io.throttle_write_bps_device())),
+                ("throttleReadIOPSDevice", is_list(block_io.throttle_read_iops_device())),
+                ("throttleWriteIOPSDevice", is_list(block_io.throttle_write_iops_device())),
+            ],
+        )
+    }
+}
+
+/// Never ignored: instead of joining the namespace that was meant, the container would get a new one.
+fn check_namespace(i: usize, namespace: &LinuxNamespace) -> Result<(), ConfigError> {
+    let has_path = namespace.path().as_deref().is_some_and(|path| path != Path::new(""));
+    let kind = namespace.typ();
+    if has_path && matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Mount | LinuxNamespaceType::Time) {
+        let reason = format!("joining an existing {} namespace is not supported yet", kind_name(kind));
+        return Err(ConfigError::field(format_args!("linux.namespaces[{i}].path"), reason));
+    }
+    Ok(())
+}
+
+/// The rule that every runtime's template begins with: no device at all, before others allow some.
+fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
+    let any = |number: Option<i64>| number.is_none_or(|number| number == -1);
+    let kind = rule.typ().is_none_or(|kind| kind == LinuxDeviceType::A);
+    let access = rule.access().as_deref().unwrap_or_default();
+    let all = ['r', 'w', 'm'].into_iter().all(|letter| access.contains(letter));
+    !rule.allow() && kind && any(rule.major()) && any(rule.minor()) && all
+}
+
+fn is_text(value: &Option<String>) -> bool {
+    value.as_ref().is_some_and(|text| !text.is_empty())
+}
+
+fn is_list<T>(value: &Option<Vec<T>>) -> bool {
+    value.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+fn is_limit(value: Option<i64>) -> bool {
+    value.is_some_and(|limit| !matches!(limit, 0 | -1))
+}
+
+fn is_nonzero<T: Default + PartialEq>(value: Option<T>) -> bool {
+    value.is_some_and(|value| value != T::default())
+}

@@ -1,0 +1,213 @@
+//! From a checked `Spec` to a [`Launch`]: the order of the steps is decided here and nowhere else.
+//!
+//! | group | steps | why here |
+//! | --- | --- | --- |
+//! | as the host's root | oom score, time namespace | their /proc files belong to the host's root; a user namespace would lose them |
+//! | user namespace | enter | all that is made later belongs to the container's root |
+//! | other namespaces | join, session, cgroup, loopback, names | need no file system |
+//! | file system | root, mounts, devices, links, hide, pivot, read-only | config.json's order; devices after /dev is mounted |
+//! | process | rlimits, stdio, directory, bounding set, user, capabilities | each step needs a privilege that a later one drops |
+//! | program | find, park, exec | found as the user who will run it, before anybody hears `ready` |
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use super::{IdMaps, Launch, NamespaceKind, Plan, Step};
+use super::{cgroup_mounts, mounts, process};
+use crate::report::errno_text;
+
+/// The three standard descriptors of a container's process.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// What a launch needs beside its config.json.
+#[derive(Debug)]
+pub struct BuildOptions {
+    /// Relative paths of config.json start here.
+    pub bundle: PathBuf,
+    /// Throw-away root over the host's own instead of `root.path` ([`super::DefaultBundle`]); needs a zygote.
+    pub host_overlay: bool,
+    /// Descriptors 0, 1 and 2.
+    pub stdio: Stdio,
+    /// Write end of the status pipe.
+    pub status: OwnedFd,
+    /// The listening socket at which a created container waits; `None` to run at once.
+    pub park: Option<OwnedFd>,
+    /// Cgroup v2 directory to be born in.
+    pub cgroup: Option<OwnedFd>,
+    /// Whether the cloning process is a zygote, with a mount namespace of its own.
+    pub from_zygote: bool,
+    /// Signal for the container when the process that launched it dies.
+    pub die_with_parent: Option<u32>,
+}
+
+/// Something that config.json names could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config.json: {field}: {problem}")]
+pub struct PlanError {
+    /// The field, e.g. `mounts[3].source`.
+    pub field: String,
+    /// What is wrong with it, with the path.
+    pub problem: String,
+}
+
+impl PlanError {
+    pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> PlanError {
+        PlanError { field: field.into(), problem: problem.into() }
+    }
+
+    /// A host path that a field names and that could not be opened.
+    pub(super) fn path(field: impl Into<String>, path: &Path, errno: rustix::io::Errno) -> PlanError {
+        PlanError::new(field, format!("{}: {}", path.display(), errno_text(errno)))
+    }
+}
+
+/// A C string; config validation has refused NUL bytes, so this names the field only for callers that skipped it.
+pub(super) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString, PlanError> {
+    CString::new(text).map_err(|_| PlanError::new(field, "must not contain a NUL byte"))
+}
+
+/// Builds the launch, opening every host object that the configuration names.
+///
+/// # Errors
+/// A path of the configuration is missing or of the wrong kind; the message names the field.
+pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
+    let mut launch = Launch { plan: Plan::default(), fds: Vec::new() };
+    launch.plan.status = Some(launch.add_fd(options.status));
+    launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
+    let namespaces = Namespaces::of(spec);
+
+    let mut steps = Vec::with_capacity(64);
+    let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
+    if let Some(value) = process.oom_score_adj() {
+        steps.push(Step::OomScoreAdj(value));
+    }
+    enter_namespaces(spec, &namespaces, &mut launch, &mut steps)?;
+
+    if !options.from_zygote {
+        steps.push(Step::PrivateMounts);
+    }
+    let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
+    let cgroups = cgroup_mounts::Layout::read(namespaces.is_new(LinuxNamespaceType::Cgroup));
+    mounts::list(spec, &options.bundle, &cgroups, &mut launch, &mut steps)?;
+    mounts::devices(spec, namespaces.is_new(LinuxNamespaceType::User), &mut launch, &mut steps)?;
+    mounts::hide(spec, &mut steps)?;
+    steps.push(Step::PivotRoot);
+    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
+        steps.push(Step::ReadonlyRoot);
+    }
+
+    process::steps(process, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
+    if let Some(socket) = options.park {
+        steps.push(Step::Park { socket: launch.add_fd(socket) });
+    }
+    steps.push(process::exec(process, &root)?);
+    launch.plan.steps = steps;
+    Ok(launch)
+}
+
+/// The namespaces of a configuration.
+struct Namespaces<'a>(Vec<(usize, LinuxNamespaceType, Option<&'a PathBuf>)>);
+
+impl<'a> Namespaces<'a> {
+    fn of(spec: &'a Spec) -> Namespaces<'a> {
+        let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let list = list.into_iter().flatten().enumerate();
+        Namespaces(list.map(|(index, namespace)| (index, namespace.typ(), namespace.path().as_ref())).collect())
+    }
+
+    /// Whether the container gets its own, new one.
+    fn is_new(&self, wanted: LinuxNamespaceType) -> bool {
+        self.0.iter().any(|(_, kind, path)| *kind == wanted && path.is_none())
+    }
+}
+
+fn enter_namespaces(
+    spec: &Spec,
+    namespaces: &Namespaces<'_>,
+    launch: &mut Launch,
+    steps: &mut Vec<Step>,
+) -> Result<(), PlanError> {
+    for (index, kind, path) in &namespaces.0 {
+        match (kind, path) {
+            // Made by steps, not by the clone: see `Step::NewCgroupNamespace` and `Step::NewTimeNamespace`.
+            (LinuxNamespaceType::Cgroup, None) => {}
+            (LinuxNamespaceType::Time, None) => steps.push(Step::NewTimeNamespace { offsets: time_offsets(spec) }),
+            (kind, None) => launch.plan.clone_flags |= *kind as u64,
+            (kind, Some(path)) => {
+                let field = || format!("linux.namespaces[{index}].path");
+                let fd = rustix::fs::open(
+                    path.as_path(),
+                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+                    rustix::fs::Mode::empty(),
+                )
+                .map_err(|errno| PlanError::path(field(), path, errno))?;
+                let fd = launch.add_fd(fd);
+                let kind = match kind {
+                    LinuxNamespaceType::Pid => {
+                        launch.plan.pid_namespace = Some(fd);
+                        continue;
+                    }
+                    LinuxNamespaceType::Network => NamespaceKind::Network,
+                    LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
+                    LinuxNamespaceType::Uts => NamespaceKind::Uts,
+                    LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
+                    LinuxNamespaceType::User | LinuxNamespaceType::Mount | LinuxNamespaceType::Time => {
+                        return Err(PlanError::new(field(), format!("joining a {kind} namespace is not supported yet")));
+                    }
+                };
+                steps.push(Step::JoinNamespace { kind, fd });
+            }
+        }
+    }
+    if namespaces.is_new(LinuxNamespaceType::User) {
+        launch.plan.id_maps = Some(id_maps(spec));
+        // After the clocks, before everything that the container's root is to own.
+        let at = steps.iter().position(|step| matches!(step, Step::JoinNamespace { .. })).unwrap_or(steps.len());
+        steps.insert(at, Step::EnterUserNamespace);
+    }
+    steps.push(Step::NewSession);
+    if namespaces.is_new(LinuxNamespaceType::Cgroup) {
+        steps.push(Step::NewCgroupNamespace);
+    }
+    if namespaces.is_new(LinuxNamespaceType::Network) {
+        steps.push(Step::LoopbackUp);
+    }
+    if let Some(name) = spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+        steps.push(Step::Hostname(c_string("hostname", name.as_str())?));
+    }
+    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        steps.push(Step::Domainname(c_string("domainname", name.as_str())?));
+    }
+    Ok(())
+}
+
+fn time_offsets(spec: &Spec) -> Vec<u8> {
+    let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
+    let line = |(clock, offset): (&String, &oci_spec::runtime::LinuxTimeOffset)| {
+        format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+    };
+    offsets.into_iter().flatten().map(line).collect::<String>().into_bytes()
+}
+
+fn id_maps(spec: &Spec) -> IdMaps {
+    let linux = spec.linux().as_ref();
+    let text = |mappings: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| {
+        let line = |m: &oci_spec::runtime::LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
+        mappings.into_iter().flatten().map(line).collect::<String>().into_bytes()
+    };
+    IdMaps {
+        uid_map: text(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+        gid_map: text(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+    }
+}

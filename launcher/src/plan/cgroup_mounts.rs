@@ -1,0 +1,209 @@
+//! A mount of type `cgroup` or `cgroup2`: one line of config.json, one to twelve mounts, depending on the host.
+//!
+//! | host | container | becomes |
+//! | --- | --- | --- |
+//! | v2 only | own cgroup namespace | one cgroup2 |
+//! | v1 or hybrid | own cgroup namespace | tmpfs, and each hierarchy mounted anew below it |
+//! | v1 or hybrid | the host's cgroup namespace, read-only | tmpfs, and our own cgroup of each hierarchy bound below it |
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::OpenTreeFlags;
+
+use super::build::{PlanError, c_string};
+use super::mounts::{Options, target};
+use super::{FsParameter, Launch, MountAttrs, Step, TargetKind};
+
+/// The host's hierarchies.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    own_namespace: bool,
+    /// cgroup2 is mounted at /sys/fs/cgroup itself.
+    v2_only: bool,
+    hierarchies: Vec<Hierarchy>,
+}
+
+#[derive(Debug)]
+struct Hierarchy {
+    /// Directory name below /sys/fs/cgroup.
+    name: String,
+    /// Where the host has it.
+    mount_point: PathBuf,
+    fstype: &'static str,
+    /// Our own cgroup in it.
+    own: String,
+    parameters: Vec<(String, Option<String>)>,
+}
+
+impl Layout {
+    /// Reads the layout; one without any cgroup file system is fine until somebody asks for one.
+    pub(super) fn read(own_namespace: bool) -> Layout {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Layout::parse(&mounts, &own, own_namespace)
+    }
+
+    fn parse(mounts: &str, own: &str, own_namespace: bool) -> Layout {
+        let mut layout = Layout { own_namespace, ..Layout::default() };
+        for line in mounts.lines() {
+            let Some((before, after)) = line.split_once(" - ") else { continue };
+            let Some(mount_point) = before.split(' ').nth(4) else { continue };
+            let mut after = after.split(' ');
+            let (fstype, super_options) = (after.next(), after.nth(1).unwrap_or_default());
+            let name = mount_point.strip_prefix("/sys/fs/cgroup").map(|name| name.trim_start_matches('/'));
+            match (fstype, name) {
+                (Some("cgroup2"), Some("")) => layout.v2_only = true,
+                (Some("cgroup2"), Some(name)) => layout.add(name, mount_point, "cgroup2", Vec::new(), own_path(own, "")),
+                (Some("cgroup"), Some(name)) if !name.is_empty() => {
+                    let words = super_options.split(',').filter(|word| !matches!(*word, "rw" | "ro" | "xattr" | "clone_children"));
+                    let words: Vec<&str> = words.filter(|word| !word.starts_with("release_agent=")).collect();
+                    let own = own_path(own, words.last().copied().unwrap_or_default());
+                    let mut parameters = Vec::new();
+                    if words.iter().any(|word| word.starts_with("name=")) {
+                        parameters.push(("none".to_owned(), None));
+                    }
+                    parameters.extend(words.iter().map(|word| match word.split_once('=') {
+                        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                        None => ((*word).to_owned(), None),
+                    }));
+                    layout.add(name, mount_point, "cgroup", parameters, own);
+                }
+                _ => {}
+            }
+        }
+        layout
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        mount_point: &str,
+        fstype: &'static str,
+        parameters: Vec<(String, Option<String>)>,
+        own: String,
+    ) {
+        let mount_point = PathBuf::from(mount_point);
+        self.hierarchies.push(Hierarchy { name: name.to_owned(), mount_point, fstype, own, parameters });
+    }
+
+    /// Adds the steps for one mount of config.json.
+    pub(super) fn mount(
+        &self,
+        field: &str,
+        index: u16,
+        destination: &Path,
+        options: &Options,
+        launch: &mut Launch,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), PlanError> {
+        let readonly = options.attrs.set & libc::MOUNT_ATTR_RDONLY != 0;
+        if !self.own_namespace && (self.v2_only || !readonly) {
+            let problem = "a cgroup mount needs a cgroup namespace (linux.namespaces) or, on cgroup v1, the option ro";
+            return Err(PlanError::new(field, problem));
+        }
+        if self.v2_only {
+            steps.push(filesystem(field, index, destination, "cgroup2", &[], options.attrs)?);
+            return Ok(());
+        }
+        if self.hierarchies.is_empty() {
+            return Err(PlanError::new(field, "the host has no cgroup file system below /sys/fs/cgroup"));
+        }
+        let writable = MountAttrs { set: options.attrs.set & !libc::MOUNT_ATTR_RDONLY, ..options.attrs };
+        let mode = [("mode".to_owned(), Some("755".to_owned()))];
+        steps.push(filesystem(field, index, destination, "tmpfs", &mode, writable)?);
+        for hierarchy in &self.hierarchies {
+            let place = destination.join(&hierarchy.name);
+            steps.push(if self.own_namespace {
+                filesystem(field, index, &place, hierarchy.fstype, &hierarchy.parameters, options.attrs)?
+            } else {
+                hierarchy.bind(field, index, &place, options.attrs, launch)?
+            });
+        }
+        if readonly {
+            let target = target(field, destination, TargetKind::Directory, false)?;
+            let attrs = MountAttrs { set: libc::MOUNT_ATTR_RDONLY, ..MountAttrs::default() };
+            steps.push(Step::Remount { index, target, attrs });
+        }
+        Ok(())
+    }
+}
+
+impl Hierarchy {
+    fn bind(
+        &self,
+        field: &str,
+        index: u16,
+        place: &Path,
+        attrs: MountAttrs,
+        launch: &mut Launch,
+    ) -> Result<Step, PlanError> {
+        let source = self.mount_point.join(self.own.trim_start_matches('/'));
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, &source, flags)
+            .map_err(|errno| PlanError::path(field, &source, errno))?;
+        let target = target(field, place, TargetKind::Directory, false)?;
+        Ok(Step::MountTree { index, target, tree: launch.add_fd(tree), attrs })
+    }
+}
+
+/// Our own cgroup in the hierarchy that has this controller (or `name=`); `""` is cgroup v2.
+fn own_path(own: &str, controller: &str) -> String {
+    let path = own.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next()?;
+        controllers.split(',').any(|name| name == controller).then(|| fields.next()).flatten()
+    });
+    path.unwrap_or("/").to_owned()
+}
+
+fn filesystem(
+    field: &str,
+    index: u16,
+    destination: &Path,
+    fstype: &str,
+    parameters: &[(String, Option<String>)],
+    attrs: MountAttrs,
+) -> Result<Step, PlanError> {
+    let parameter = |(key, value): &(String, Option<String>)| -> Result<FsParameter, PlanError> {
+        let value = value.as_ref().map(|value| c_string(field, value.as_str())).transpose()?;
+        Ok(FsParameter { key: c_string(field, key.as_str())?, value })
+    };
+    Ok(Step::MountFilesystem {
+        index,
+        target: target(field, destination, TargetKind::Directory, false)?,
+        fstype: c_string(field, fstype)?,
+        source: CString::from(c"cgroup"),
+        parameters: parameters.iter().map(parameter).collect::<Result<_, _>>()?,
+        attrs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+    const OWN: &str = "9:name=systemd:/a\n1:cpu,cpuacct:/b\n0::/c\n";
+
+    #[test]
+    fn hybrid_hierarchies_keep_their_names_and_parameters() {
+        let layout = Layout::parse(HYBRID, OWN, true);
+        let seen: Vec<_> = layout.hierarchies.iter().map(|h| (h.name.as_str(), h.own.as_str(), h.parameters.len())).collect();
+        assert_eq!(seen, [("cpu", "/b", 2), ("systemd", "/a", 2), ("unified", "/c", 0)]);
+        assert!(!layout.v2_only);
+    }
+
+    #[test]
+    fn a_writable_view_of_the_hosts_cgroups_is_refused() {
+        let layout = Layout::parse(HYBRID, OWN, false);
+        let mut launch = Launch { plan: super::super::Plan::default(), fds: Vec::new() };
+        let options = Options::parse("o", &[]).unwrap();
+        let error = layout.mount("mounts[6]", 6, Path::new("/sys/fs/cgroup"), &options, &mut launch, &mut Vec::new());
+        assert!(error.unwrap_err().to_string().starts_with("config.json: mounts[6]: a cgroup mount needs"));
+    }
+}

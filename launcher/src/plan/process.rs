@@ -1,0 +1,153 @@
+//! The process part of a plan: limits, stdio, directory, identity, program.
+
+use std::ffi::CString;
+
+use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use rustix::thread::CapabilitySet;
+
+use super::build::{PlanError, Stdio, c_string};
+use super::mounts::RootFs;
+use super::{CapabilitySets, Launch, Step};
+
+/// PATH of a process whose environment has none (the C library's own default, with sbin).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// umask(2) of a process for which config.json gives none, as with runc.
+const DEFAULT_UMASK: u32 = 0o022;
+/// Most of /etc/passwd that is read to find a home directory.
+const PASSWD_BYTES_MAX: u64 = 1 << 20;
+
+/// Everything between the pivot and the program.
+pub(super) fn steps(
+    process: &Process,
+    root: &RootFs,
+    stdio: Stdio,
+    die_with_parent: Option<u32>,
+    launch: &mut Launch,
+    steps: &mut Vec<Step>,
+) -> Result<(), PlanError> {
+    let user = process.user();
+    for limit in process.rlimits().iter().flatten() {
+        steps.push(Step::Rlimit { resource: rlimit_number(limit.typ()), soft: limit.soft(), hard: limit.hard() });
+    }
+    let (stdin, stdout) = (launch.add_fd(stdio.stdin), launch.add_fd(stdio.stdout));
+    steps.push(Step::Stdio { stdin, stdout, stderr: launch.add_fd(stdio.stderr), uid: user.uid() });
+    let cwd = c_string("process.cwd", process.cwd().to_string_lossy().as_ref())?;
+    steps.push(Step::WorkingDirectory(cwd));
+    let capabilities = process.capabilities().as_ref();
+    let sets = |set: Option<&Capabilities>| set.map_or(0, bits);
+    steps.push(Step::BoundingSet(sets(capabilities.and_then(|caps| caps.bounding().as_ref()))));
+    steps.push(Step::Identity {
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        set_groups: true,
+    });
+    steps.push(Step::Capabilities(CapabilitySets {
+        effective: sets(capabilities.and_then(|caps| caps.effective().as_ref())),
+        permitted: sets(capabilities.and_then(|caps| caps.permitted().as_ref())),
+        inheritable: sets(capabilities.and_then(|caps| caps.inheritable().as_ref())),
+        ambient: sets(capabilities.and_then(|caps| caps.ambient().as_ref())),
+    }));
+    if process.no_new_privileges().unwrap_or(false) {
+        steps.push(Step::NoNewPrivileges);
+    }
+    steps.push(Step::Umask(user.umask().unwrap_or(DEFAULT_UMASK)));
+    if let Some(signal) = die_with_parent {
+        // After the identity changed: setresuid(2) clears it.
+        steps.push(Step::DieWithParent(signal));
+    }
+    let environment = environment(process, root)?;
+    steps.push(Step::FindExecutable { candidates: candidates(process, &environment)? });
+    Ok(())
+}
+
+/// The last step.
+pub(super) fn exec(process: &Process, root: &RootFs) -> Result<Step, PlanError> {
+    let argv = process.args().iter().flatten().enumerate();
+    let argv = argv.map(|(index, arg)| c_string(&format!("process.args[{index}]"), arg.as_str()));
+    Ok(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env: environment(process, root)? })
+}
+
+/// The environment, with HOME from the container's passwd file when config.json gives none.
+fn environment(process: &Process, root: &RootFs) -> Result<Vec<CString>, PlanError> {
+    let given = process.env().iter().flatten().enumerate();
+    let given = given.map(|(index, entry)| c_string(&format!("process.env[{index}]"), entry.as_str()));
+    let mut environment: Vec<CString> = given.collect::<Result<_, _>>()?;
+    if !environment.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")) {
+        let passwd = root.read_file("/etc/passwd", PASSWD_BYTES_MAX).unwrap_or_default();
+        environment.push(c_string("HOME", format!("HOME={}", home(&passwd, process.user().uid())))?);
+    }
+    Ok(environment)
+}
+
+/// The home directory of a uid. Only numbers are compared: a line whose NAME is that number means nothing
+/// (CVE-2016-3697).
+fn home(passwd: &str, uid: u32) -> &str {
+    let line = passwd.lines().find(|line| line.split(':').nth(2).is_some_and(|field| field.parse() == Ok(uid)));
+    line.and_then(|line| line.split(':').nth(5)).filter(|home| !home.is_empty()).unwrap_or("/")
+}
+
+/// Where the program may be, in the order of execvp(3).
+fn candidates(process: &Process, environment: &[CString]) -> Result<Vec<CString>, PlanError> {
+    let program = process.args().iter().flatten().next();
+    let program = program.ok_or_else(|| PlanError::new("process.args", "must not be empty"))?;
+    let field = "process.args[0]";
+    if program.contains('/') {
+        return Ok(vec![c_string(field, program.as_str())?]);
+    }
+    let path = environment.iter().rev().find_map(|entry| entry.to_str().ok()?.strip_prefix("PATH="));
+    let directories = path.unwrap_or(DEFAULT_PATH).split(':');
+    let join = |directory: &str| {
+        let directory = if directory.is_empty() { "." } else { directory };
+        c_string(field, format!("{}/{program}", directory.trim_end_matches('/')))
+    };
+    directories.map(join).collect()
+}
+
+fn bits(set: &Capabilities) -> u64 {
+    set.iter().filter_map(|capability| CapabilitySet::from_name(&capability.to_string())).fold(0, |all, one| all | one.bits())
+}
+
+fn rlimit_number(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::Capability;
+
+    use super::*;
+
+    #[test]
+    fn home_is_found_by_number_only() {
+        let passwd = "1000:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\nbroken\n";
+        assert_eq!(home(passwd, 1000), "/home/user");
+        assert_eq!(home(passwd, 0), "/root");
+        assert_eq!(home(passwd, 7), "/");
+    }
+
+    #[test]
+    fn every_capability_has_a_number() {
+        use Capability::{CheckpointRestore, Chown, MacAdmin, NetBindService, SysAdmin};
+        for (capability, number) in [(Chown, 0), (NetBindService, 10), (SysAdmin, 21), (MacAdmin, 33), (CheckpointRestore, 40)] {
+            assert_eq!(bits(&Capabilities::from([capability])), 1 << number, "{capability}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! From bytes to a plan, believing nothing.
+
+use std::ffi::CString;
+
+use brood_schema::plan_capnp::{self as wire, PLAN_VERSION};
+use capnp::message::ReaderOptions;
+use capnp::serialize::read_message_from_flat_slice;
+use capnp::{NotInSchema, Word, data, data_list};
+
+use super::{MAX_PLAN_BYTES, MAX_STEPS, WireError};
+use crate::plan::{
+    CapabilitySets, FdIndex, FsParameter, IdMaps, MountAttrs, NamespaceKind, Plan, Step, Target, TargetKind,
+};
+
+/// Every word may be read once: two pointers to one place, which could blow a small message up, exceed it.
+const READER_OPTIONS: ReaderOptions =
+    ReaderOptions { traversal_limit_in_words: Some(MAX_PLAN_BYTES / size_of::<Word>()), nesting_limit: 8 };
+
+/// Reads a message of [`encode`](super::encode()) that came with `fd_count` descriptors.
+///
+/// The bytes may be anything: all that is wrong with them is an error, nothing panics.
+///
+/// # Errors
+/// When the bytes are not one whole message of this version, or the plan breaks a promise of [`super`].
+pub fn decode(bytes: &[u8], fd_count: usize) -> Result<Plan, WireError> {
+    if bytes.len() > MAX_PLAN_BYTES {
+        return Err(WireError::TooLarge(bytes.len()));
+    }
+    let mut words = Vec::new();
+    let mut rest = aligned(bytes, &mut words);
+    let message = read_message_from_flat_slice(&mut rest, READER_OPTIONS)?;
+    if !rest.is_empty() {
+        return Err(WireError::TrailingBytes(rest.len()));
+    }
+    let plan = Decoder { fd_count }.plan(message.get_root()?)?;
+    check_order(&plan.steps)?;
+    Ok(plan)
+}
+
+/// The bytes where Cap'n Proto can read them. Buffers from the allocator are aligned already and not copied.
+fn aligned<'a>(bytes: &'a [u8], words: &'a mut Vec<Word>) -> &'a [u8] {
+    if bytes.as_ptr().cast::<Word>().is_aligned() {
+        return bytes;
+    }
+    *words = Word::allocate_zeroed_vec(bytes.len().div_ceil(size_of::<Word>()));
+    let copy = &mut Word::words_to_bytes_mut(words)[..bytes.len()];
+    copy.copy_from_slice(bytes);
+    copy
+}
+
+fn check_order(steps: &[Step]) -> Result<(), WireError> {
+    match steps.iter().position(|step| matches!(step, Step::Exec { .. })) {
+        None => Err(WireError::NoExec),
+        Some(position) if position + 1 == steps.len() => Ok(()),
+        Some(position) => Err(WireError::Step { position, source: Box::new(WireError::EarlyExec) }),
+    }
+}
+
+/// What the fields are checked against.
+#[derive(Clone, Copy)]
+struct Decoder {
+    fd_count: usize,
+}
+
+impl Decoder {
+    fn plan(self, from: wire::plan::Reader<'_>) -> Result<Plan, WireError> {
+        // Before anything else: all other fields of another version may mean something else.
+        if from.get_version() != PLAN_VERSION {
+            return Err(WireError::Version(from.get_version()));
+        }
+        let steps = from.get_steps()?;
+        if steps.len() > MAX_STEPS {
+            return Err(WireError::TooManySteps(steps.len()));
+        }
+        let step =
+            |(position, step)| self.step(step).map_err(|error| WireError::Step { position, source: Box::new(error) });
+        Ok(Plan {
+            clone_flags: from.get_clone_flags(),
+            id_maps: id_maps(from.get_id_maps())?,
+            pid_namespace: self.optional_fd("pidNamespace", from.get_pid_namespace()?)?,
+            cgroup: self.optional_fd("cgroup", from.get_cgroup()?)?,
+            status: self.optional_fd("status", from.get_status()?)?,
+            steps: steps.iter().enumerate().map(step).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn step(self, from: wire::step::Reader<'_>) -> Result<Step, WireError> {
+        use wire::step::Which;
+        Ok(match from.which().map_err(unknown("step"))? {
+            Which::EnterUserNamespace(()) => Step::EnterUserNamespace,
+            Which::JoinNamespace(from) => Step::JoinNamespace {
+                kind: namespace_kind(from.get_kind().map_err(unknown("namespace kind"))?),
+                fd: self.fd("joinNamespace.fd", from.get_fd())?,
+            },
+            Which::NewSession(()) => Step::NewSession,
+            Which::NewCgroupNamespace(()) => Step::NewCgroupNamespace,
+            Which::NewTimeNamespace(offsets) => Step::NewTimeNamespace { offsets: offsets?.to_vec() },
+            Which::LoopbackUp(()) => Step::LoopbackUp,
+            Which::Hostname(name) => Step::Hostname(string("hostname", name?)?),
+            Which::Domainname(name) => Step::Domainname(string("domainname", name?)?),
+            Which::PrivateMounts(()) => Step::PrivateMounts,
+            Which::AttachRoot(tree) => Step::AttachRoot { tree: self.fd("attachRoot", tree)? },
+            Which::OverlayRoot(from) => Step::OverlayRoot {
+                lower: self.fd("overlayRoot.lower", from.get_lower())?,
+                upper_size: string("overlayRoot.upperSize", from.get_upper_size()?)?,
+            },
+            Which::MountFilesystem(from) => Step::MountFilesystem {
+                index: from.get_index(),
+                target: target(from.get_target()?)?,
+                fstype: string("mountFilesystem.fstype", from.get_fstype()?)?,
+                source: string("mountFilesystem.source", from.get_source()?)?,
+                parameters: from.get_parameters()?.iter().map(fs_parameter).collect::<Result<_, _>>()?,
+                attrs: mount_attrs(from.get_attrs()?),
+            },
+            Which::MountTree(from) => Step::MountTree {
+                index: from.get_index(),
+                target: target(from.get_target()?)?,
+                tree: self.fd("mountTree.tree", from.get_tree())?,
+                attrs: mount_attrs(from.get_attrs()?),
+            },
+            Which::Remount(from) => Step::Remount {
+                index: from.get_index(),
+                target: target(from.get_target()?)?,
+                attrs: mount_attrs(from.get_attrs()?),
+            },
+            Which::Device(from) => Step::Device {
+                path: string("device.path", from.get_path()?)?,
+                mode: from.get_mode(),
+                major: from.get_major(),
+                minor: from.get_minor(),
+                uid: from.get_uid(),
+                gid: from.get_gid(),
+            },
+            Which::Symlink(from) => Step::Symlink {
+                path: string("symlink.path", from.get_path()?)?,
+                to: string("symlink.to", from.get_to()?)?,
+            },
+            Which::PivotRoot(()) => Step::PivotRoot,
+            Which::ReadonlyRoot(()) => Step::ReadonlyRoot,
+            Which::ReadonlyPath(path) => Step::ReadonlyPath(string("readonlyPath", path?)?),
+            Which::MaskPath(path) => Step::MaskPath(string("maskPath", path?)?),
+            Which::Umask(mask) => Step::Umask(mask),
+            Which::OomScoreAdj(value) => Step::OomScoreAdj(value),
+            Which::Rlimit(from) => {
+                Step::Rlimit { resource: from.get_resource(), soft: from.get_soft(), hard: from.get_hard() }
+            }
+            Which::Stdio(from) => Step::Stdio {
+                stdin: self.fd("stdio.stdin", from.get_stdin())?,
+                stdout: self.fd("stdio.stdout", from.get_stdout())?,
+                stderr: self.fd("stdio.stderr", from.get_stderr())?,
+                uid: from.get_uid(),
+            },
+            Which::WorkingDirectory(path) => Step::WorkingDirectory(string("workingDirectory", path?)?),
+            Which::BoundingSet(mask) => Step::BoundingSet(mask),
+            Which::Identity(from) => Step::Identity {
+                uid: from.get_uid(),
+                gid: from.get_gid(),
+                groups: from.get_groups()?.iter().collect(),
+                set_groups: from.get_set_groups(),
+            },
+            Which::Capabilities(from) => Step::Capabilities(capability_sets(from?)),
+            Which::NoNewPrivileges(()) => Step::NoNewPrivileges,
+            Which::DieWithParent(signal) => Step::DieWithParent(signal),
+            Which::FindExecutable(candidates) => {
+                Step::FindExecutable { candidates: strings("findExecutable", candidates?)? }
+            }
+            Which::Park(socket) => Step::Park { socket: self.fd("park", socket)? },
+            Which::Exec(from) => exec(from)?,
+        })
+    }
+
+    fn fd(self, field: &'static str, index: u16) -> Result<FdIndex, WireError> {
+        if usize::from(index) < self.fd_count {
+            Ok(FdIndex(index))
+        } else {
+            Err(WireError::Descriptor { field, index, count: self.fd_count })
+        }
+    }
+
+    fn optional_fd(
+        self,
+        field: &'static str,
+        from: wire::optional_fd::Reader<'_>,
+    ) -> Result<Option<FdIndex>, WireError> {
+        use wire::optional_fd::Which;
+        match from.which().map_err(unknown("optional descriptor"))? {
+            Which::None(()) => Ok(None),
+            Which::Fd(index) => self.fd(field, index).map(Some),
+        }
+    }
+}
+
+fn exec(from: wire::step::exec::Reader<'_>) -> Result<Step, WireError> {
+    let argv = strings("exec.argv", from.get_argv()?)?;
+    if argv.is_empty() {
+        return Err(WireError::EmptyArgv);
+    }
+    Ok(Step::Exec { argv, env: strings("exec.env", from.get_env()?)? })
+}
+
+fn id_maps(from: wire::plan::id_maps::Reader<'_>) -> Result<Option<IdMaps>, WireError> {
+    use wire::plan::id_maps::Which;
+    match from.which().map_err(unknown("kind of id maps"))? {
+        Which::None(()) => Ok(None),
+        Which::NewUserNamespace(from) => {
+            let from = from?;
+            Ok(Some(IdMaps { uid_map: from.get_uid_map()?.to_vec(), gid_map: from.get_gid_map()?.to_vec() }))
+        }
+    }
+}
+
+fn target(from: wire::target::Reader<'_>) -> Result<Target, WireError> {
+    Ok(Target {
+        path: string("target.path", from.get_path()?)?,
+        kind: match from.get_kind().map_err(unknown("target kind"))? {
+            wire::TargetKind::Directory => TargetKind::Directory,
+            wire::TargetKind::File => TargetKind::File,
+        },
+        no_symlinks: from.get_no_symlinks(),
+    })
+}
+
+fn mount_attrs(from: wire::mount_attrs::Reader<'_>) -> MountAttrs {
+    MountAttrs {
+        set: from.get_set(),
+        clear: from.get_clear(),
+        recursive_set: from.get_recursive_set(),
+        recursive_clear: from.get_recursive_clear(),
+        propagation: from.get_propagation(),
+        propagation_recursive: from.get_propagation_recursive(),
+    }
+}
+
+fn fs_parameter(from: wire::fs_parameter::Reader<'_>) -> Result<FsParameter, WireError> {
+    use wire::fs_parameter::Which;
+    Ok(FsParameter {
+        key: string("parameter.key", from.get_key()?)?,
+        value: match from.which().map_err(unknown("kind of parameter"))? {
+            Which::Flag(()) => None,
+            Which::String(value) => Some(string("parameter.string", value?)?),
+        },
+    })
+}
+
+fn namespace_kind(from: wire::NamespaceKind) -> NamespaceKind {
+    match from {
+        wire::NamespaceKind::Network => NamespaceKind::Network,
+        wire::NamespaceKind::Ipc => NamespaceKind::Ipc,
+        wire::NamespaceKind::Uts => NamespaceKind::Uts,
+        wire::NamespaceKind::Cgroup => NamespaceKind::Cgroup,
+    }
+}
+
+fn capability_sets(from: wire::capability_sets::Reader<'_>) -> CapabilitySets {
+    CapabilitySets {
+        effective: from.get_effective(),
+        permitted: from.get_permitted(),
+        inheritable: from.get_inheritable(),
+        ambient: from.get_ambient(),
+    }
+}
+
+fn string(field: &'static str, bytes: data::Reader<'_>) -> Result<CString, WireError> {
+    CString::new(bytes).map_err(|error| WireError::Nul { field, position: error.nul_position() })
+}
+
+fn strings(field: &'static str, list: data_list::Reader<'_>) -> Result<Vec<CString>, WireError> {
+    list.iter().map(|bytes| string(field, bytes?)).collect()
+}
+
+fn unknown(what: &'static str) -> impl Fn(NotInSchema) -> WireError {
+    move |NotInSchema(number)| WireError::Unknown { what, number }
+}

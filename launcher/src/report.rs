@@ -1,0 +1,290 @@
+//! What a child tells about its way to execve: fixed 8-byte records on a close-on-exec descriptor.
+//!
+//! ```text
+//! launched without park:   Execing, end of file                     the program runs
+//! created, then started:   Ready, end of file | (on the connection of `start`) Execing, end of file
+//! a step failed:           ... Failed { step, op, errno }, end of file
+//! killed on the way:       end of file without Execing or Ready
+//! ```
+//!
+//! A record is smaller than `PIPE_BUF`, so it is written whole or not at all, and the child needs no buffer for it.
+
+use rustix::io::Errno;
+
+use crate::plan::{Plan, Step};
+
+/// Length of an encoded [`Report`], bytes.
+pub const REPORT_LEN: usize = 8;
+
+/// One record from the child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Set up to the last step, now waiting for `start`.
+    Ready,
+    /// The next system call is execve(2); end of file after this record says that it succeeded.
+    Execing,
+    /// A step failed and the child is about to exit.
+    Failed {
+        /// Position in [`Plan::steps`].
+        step: u16,
+        /// What within the step.
+        op: Op,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $text:literal;)*) => {
+        /// The operation within a step that failed: the words between the step's object and the errno in a message.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Op { $($(#[$doc])* $variant = $code,)* }
+
+        impl Op {
+            /// Every operation, for tests and documents.
+            pub const ALL: &'static [Op] = &[$(Op::$variant,)*];
+
+            /// The operation in the words of an error message.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self { $(Op::$variant => $text,)* }
+            }
+
+            fn from_code(code: u8) -> Option<Op> {
+                match code { $($code => Some(Op::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+ops! {
+    /// The system call that the step is named after.
+    Call = 1, "system call";
+    /// Opening or resolving a path inside the root.
+    Resolve = 2, "resolve path in the root";
+    /// Making a missing mount point or device directory.
+    MakeTarget = 3, "make mount point";
+    /// fsopen(2): the file system type.
+    FsOpen = 4, "open file system type";
+    /// fsconfig(2): one of the options.
+    FsConfig = 5, "set file system option";
+    /// fsconfig(2) create: the superblock.
+    FsCreate = 6, "create file system";
+    /// fsmount(2).
+    FsMount = 7, "mount file system";
+    /// mount_setattr(2).
+    MountAttributes = 8, "set mount attributes";
+    /// move_mount(2).
+    Attach = 9, "attach mount";
+    /// open_tree(2).
+    CloneMount = 10, "clone mount";
+    /// Writing a file under /proc/self.
+    ProcWrite = 11, "write to /proc/self";
+    /// mknod(2).
+    MakeNode = 12, "make device node";
+    /// chown(2) or fchown(2).
+    Own = 13, "change owner";
+    /// chmod(2).
+    Mode = 14, "change mode";
+    /// pivot_root(2).
+    Pivot = 15, "pivot_root";
+    /// umount(2) of the old root.
+    Unmount = 16, "unmount old root";
+    /// chdir(2).
+    ChangeDirectory = 17, "change directory";
+    /// The working directory is not below the root.
+    OutsideRoot = 18, "directory is outside the container's root";
+    /// setgroups(2).
+    SetGroups = 19, "set supplementary groups";
+    /// setresgid(2).
+    SetGid = 20, "set group";
+    /// setresuid(2).
+    SetUid = 21, "set user";
+    /// capset(2).
+    CapSet = 22, "set capabilities";
+    /// `PR_CAP_AMBIENT`.
+    Ambient = 23, "set ambient capabilities";
+    /// dup2(2).
+    Duplicate = 24, "duplicate descriptor";
+    /// The identity maps never came.
+    AwaitMaps = 25, "wait for identity maps";
+    /// accept(2) at the start socket.
+    Accept = 26, "wait for start";
+    /// execve(2).
+    Execve = 27, "execve";
+    /// Not a character device 1:3, or some other object than asked for.
+    WrongObject = 28, "unexpected object";
+    /// The plan names a descriptor that did not come with it.
+    MissingFd = 29, "descriptor missing from the plan";
+}
+
+impl Report {
+    /// The record as bytes: kind, op, step (le), errno (le).
+    #[must_use]
+    pub fn encode(self) -> [u8; REPORT_LEN] {
+        let mut bytes = [0; REPORT_LEN];
+        match self {
+            Report::Ready => bytes[0] = 1,
+            Report::Execing => bytes[0] = 2,
+            Report::Failed { step, op, errno } => {
+                bytes[0] = 3;
+                bytes[1] = op as u8;
+                bytes[2..4].copy_from_slice(&step.to_le_bytes());
+                bytes[4..8].copy_from_slice(&errno.raw_os_error().to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// The record in these bytes; `None` when no child of ours wrote them.
+    #[must_use]
+    pub fn decode(bytes: [u8; REPORT_LEN]) -> Option<Report> {
+        match bytes[0] {
+            1 => Some(Report::Ready),
+            2 => Some(Report::Execing),
+            3 => Some(Report::Failed {
+                step: u16::from_le_bytes([bytes[2], bytes[3]]),
+                op: Op::from_code(bytes[1])?,
+                errno: Errno::from_raw_os_error(i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// How a child's way to execve ended, put together from its records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// execve(2) succeeded: the program runs.
+    Running,
+    /// Parked: waiting for `start`.
+    Parked,
+    /// A step failed.
+    Failed(StepError),
+    /// The child went away (a signal, most likely) between two steps.
+    Vanished,
+}
+
+/// A failed step in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}{}: {}", .step, if .object.is_empty() { "" } else { ": " }, .object, Why { op: *.op, errno: *.errno })]
+pub struct StepError {
+    /// [`Step::name`].
+    pub step: String,
+    /// [`Step::object`]; may be empty.
+    pub object: String,
+    /// The operation within the step.
+    pub op: Op,
+    /// The kernel's reason.
+    pub errno: Errno,
+}
+
+struct Why {
+    op: Op,
+    errno: Errno,
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.op != Op::Call && self.op != Op::Execve {
+            write!(f, "{}: ", self.op.text())?;
+        }
+        f.write_str(&errno_text(self.errno))
+    }
+}
+
+/// The C library's text for an errno, without Rust's `(os error N)`.
+#[must_use]
+pub fn errno_text(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+impl StepError {
+    /// Exit status of a command that could not be started: 127 not found, 126 not executable, 125 everything else
+    /// (the convention of sh(1) and `docker run`).
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        let about_program = self.step == "find executable" || self.step == "exec";
+        match self.errno {
+            Errno::NOENT | Errno::NOTDIR if about_program => 127,
+            _ if about_program => 126,
+            _ => 125,
+        }
+    }
+}
+
+/// Collects a child's records until its end of file.
+#[derive(Debug, Default)]
+pub struct ReportReader {
+    pending: Vec<u8>,
+    last: Option<Report>,
+}
+
+impl ReportReader {
+    /// Takes bytes as they come from the descriptor, in pieces of any length.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        while let Some((record, rest)) = self.pending.split_first_chunk::<REPORT_LEN>() {
+            let report = Report::decode(*record);
+            self.pending = rest.to_vec();
+            // A failure after `Execing` (execve itself) replaces it; nothing follows a failure.
+            if !matches!(self.last, Some(Report::Failed { .. })) {
+                self.last = report.or(self.last);
+            }
+        }
+    }
+
+    /// The outcome, once the descriptor is at its end.
+    #[must_use]
+    pub fn finish(&self, plan: &Plan) -> Outcome {
+        match self.last {
+            Some(Report::Execing) => Outcome::Running,
+            Some(Report::Ready) => Outcome::Parked,
+            None => Outcome::Vanished,
+            Some(Report::Failed { step, op, errno }) => {
+                let at = plan.steps.get(usize::from(step));
+                Outcome::Failed(StepError {
+                    step: at.map_or("unknown step", Step::name).to_owned(),
+                    object: at.map(Step::object).unwrap_or_default(),
+                    op,
+                    errno,
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_wire() {
+        let failed = |op| Report::Failed { step: 513, op, errno: Errno::NOENT };
+        let all = [Report::Ready, Report::Execing].into_iter().chain(Op::ALL.iter().map(|op| failed(*op)));
+        for report in all {
+            assert_eq!(Report::decode(report.encode()), Some(report));
+        }
+        assert_eq!(Report::decode([9; REPORT_LEN]), None);
+    }
+
+    #[test]
+    fn records_split_anywhere_give_the_same_outcome() {
+        let plan = Plan { steps: vec![Step::NewSession, Step::PivotRoot], ..Plan::default() };
+        let mut bytes = Report::Execing.encode().to_vec();
+        bytes.extend(Report::Failed { step: 1, op: Op::Pivot, errno: Errno::INVAL }.encode());
+        for cut in 0..bytes.len() {
+            let mut reader = ReportReader::default();
+            reader.push(&bytes[..cut]);
+            reader.push(&bytes[cut..]);
+            let Outcome::Failed(error) = reader.finish(&plan) else { panic!("cut at {cut}") };
+            assert_eq!(error.to_string(), "pivot root: pivot_root: Invalid argument");
+        }
+        assert_eq!(ReportReader::default().finish(&plan), Outcome::Vanished);
+    }
+}

@@ -1,0 +1,470 @@
+//! What is on disk about a container, the same for the supervisor and for the daemonless `brood-oci`:
+//!
+//! ```text
+//! <root>/<id>/state.json            what recovery and `state` need; written before the clone
+//! <root>/<id>/start.sock            exists from `create` until `start`
+//! <root>/<id>/init/process.json     the OCI process
+//! <root>/<id>/init/pid              pid and start time; written right after the clone
+//! <root>/<id>/init/exit             exit record; written once
+//! ```
+//!
+//! The directory itself is the reservation of the name: mkdir(2) succeeds for one only. Files appear by rename, so a
+//! reader sees a whole one or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitIdStatus};
+use serde::{Deserialize, Serialize};
+
+/// Folder of the init process below the container's.
+pub const INIT: &str = "init";
+/// Where a created container waits for `start`.
+pub const START_SOCKET: &str = "start.sock";
+
+/// A failed access to the state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// mkdir found the name taken.
+    #[error("container {0} already exists")]
+    InUse(String),
+    /// No such directory.
+    #[error("container {0} does not exist")]
+    NotFound(String),
+    /// A file that is not what we wrote.
+    #[error("{}: damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
+    },
+    /// Any other error of the file system.
+    #[error("{}: {}", path.display(), io_text(source))]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error; its text is part of ours.
+        source: std::io::Error,
+    },
+}
+
+fn io_text(error: &std::io::Error) -> String {
+    Errno::from_io_error(error).map_or_else(|| error.to_string(), crate::report::errno_text)
+}
+
+type Result<T> = std::result::Result<T, StateError>;
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StateError + '_ {
+    move |source| StateError::Io { path: path.to_owned(), source }
+}
+
+/// `state.json`: the OCI state's fixed part and what recovery needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerState {
+    /// Of the configuration.
+    pub oci_version: String,
+    /// Container ID.
+    pub id: String,
+    /// Absolute path of the bundle; empty for a default bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system.
+    pub rootfs: PathBuf,
+    /// Of the configuration.
+    pub annotations: BTreeMap<String, String>,
+    /// Given at creation.
+    pub labels: BTreeMap<String, String>,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// Absolute path of the cgroup v2 directory made for it; empty when there is none.
+    pub cgroup: PathBuf,
+    /// User who created it.
+    pub owner: u32,
+}
+
+/// `pid`: names one process for good, since a start time tells a re-used pid apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PidRecord {
+    /// In the supervisor's pid namespace.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// `exit`: how a process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitRecord {
+    /// 0 to 255; 128 + N for death by signal N; 255 when unknown.
+    pub status: u8,
+    /// The signal, for death by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u8>,
+    /// Why the status is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Nanoseconds since the epoch.
+    pub time_ns: u64,
+}
+
+impl ExitRecord {
+    /// The record of a reaped (or peeked at) child.
+    #[must_use]
+    pub fn of(status: &WaitIdStatus, time_ns: u64) -> ExitRecord {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => ExitRecord { status: code as u8, signal: None, reason: None, time_ns },
+            (None, Some(signal)) => {
+                ExitRecord { status: 128 + signal as u8, signal: Some(signal as u8), reason: None, time_ns }
+            }
+            (None, None) => ExitRecord::unknown("the kernel reported neither exit nor signal", time_ns),
+        }
+    }
+
+    /// The record of a process whose status nobody can tell any more.
+    #[must_use]
+    pub fn unknown(reason: &str, time_ns: u64) -> ExitRecord {
+        ExitRecord { status: 255, signal: None, reason: Some(reason.to_owned()), time_ns }
+    }
+}
+
+/// The statuses of the OCI runtime specification, as far as the disk and the kernel tell them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The environment is being made.
+    Creating,
+    /// Set up, waiting for `start`.
+    Created,
+    /// The program runs.
+    Running,
+    /// The program is gone.
+    Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
+/// The directory that holds one folder per container.
+#[derive(Clone, Debug)]
+pub struct StateRoot(PathBuf);
+
+impl StateRoot {
+    /// Makes the directory (mode 0700) when it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(path: &Path) -> Result<StateRoot> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
+        let path = std::fs::canonicalize(path).map_err(at(path))?;
+        Ok(StateRoot(path))
+    }
+
+    /// The directory, absolute.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes a name. The ID must have passed [`crate::config::check_id`].
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] when somebody has it.
+    pub fn reserve(&self, id: &str) -> Result<ContainerDir> {
+        let path = self.0.join(id);
+        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(ContainerDir(path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(StateError::InUse(id.to_owned())),
+            Err(source) => Err(StateError::Io { path, source }),
+        }
+    }
+
+    /// Finds a container by name.
+    ///
+    /// # Errors
+    /// [`StateError::NotFound`].
+    pub fn find(&self, id: &str) -> Result<ContainerDir> {
+        let path = self.0.join(id);
+        if !id.is_empty() && !id.contains('/') && !id.starts_with('.') && path.is_dir() {
+            Ok(ContainerDir(path))
+        } else {
+            Err(StateError::NotFound(id.to_owned()))
+        }
+    }
+
+    /// The names, sorted.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.0).map_err(at(&self.0))?;
+        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let mut names: Vec<String> = directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// One container's folder.
+#[derive(Clone, Debug)]
+pub struct ContainerDir(PathBuf);
+
+impl ContainerDir {
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The folder of one process of the container.
+    #[must_use]
+    pub fn process(&self, name: &str) -> ProcessDir {
+        ProcessDir(self.0.join(name))
+    }
+
+    /// Writes `state.json`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_state(&self, state: &ContainerState) -> Result<()> {
+        write_json(&self.0.join("state.json"), state)
+    }
+
+    /// Reads `state.json`.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn read_state(&self) -> Result<ContainerState> {
+        read_json(&self.0.join("state.json"))
+    }
+
+    /// A listening socket at `start.sock`. It is bound by way of the folder's descriptor, since a container's ID alone
+    /// may be longer than the 108 bytes of a socket address (unix(7)).
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn listen_for_start(&self) -> Result<OwnedFd> {
+        let path = self.0.join(START_SOCKET);
+        self.start_socket(|socket, address| {
+            rustix::net::bind(socket, address)?;
+            rustix::net::listen(socket, 1)
+        })
+        .map_err(|errno| StateError::Io { path, source: errno.into() })
+    }
+
+    /// Connects to `start.sock`: this alone starts the program. What is read from the connection are its last reports.
+    ///
+    /// # Errors
+    /// ENOENT: started already; ECONNREFUSED: gone.
+    pub fn connect_for_start(&self) -> std::result::Result<OwnedFd, Errno> {
+        self.start_socket(|socket, address| rustix::net::connect(socket, address))
+    }
+
+    fn start_socket(
+        &self,
+        act: impl FnOnce(&OwnedFd, &rustix::net::SocketAddrUnix) -> std::result::Result<(), Errno>,
+    ) -> std::result::Result<OwnedFd, Errno> {
+        use rustix::fs::{Mode, OFlags};
+        use rustix::net::{AddressFamily, SocketFlags, SocketType};
+        use std::os::fd::AsRawFd;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(&self.0, flags, Mode::empty())?;
+        let path = format!("/proc/self/fd/{}/{START_SOCKET}", directory.as_raw_fd());
+        let address = rustix::net::SocketAddrUnix::new(path)?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        act(&socket, &address)?;
+        Ok(socket)
+    }
+
+    /// Removes `start.sock`: the program was started, or can be no more.
+    pub fn forget_start(&self) {
+        // Missing is what is wanted; any other reason will show when the folder is removed.
+        let _ = std::fs::remove_file(self.0.join(START_SOCKET));
+    }
+
+    /// The status, from the files and from the kernel.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let init = self.process(INIT);
+        if init.read_exit().is_ok() {
+            return Status::Stopped;
+        }
+        match init.read_pid() {
+            Err(_) => Status::Creating,
+            Ok(record) if open_process(record).is_none() => Status::Stopped,
+            Ok(_) if self.0.join(START_SOCKET).exists() => Status::Created,
+            Ok(_) => Status::Running,
+        }
+    }
+
+    /// Removes the folder: the name is free again.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(at(&self.0)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The folder of one process.
+#[derive(Clone, Debug)]
+pub struct ProcessDir(PathBuf);
+
+impl ProcessDir {
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the folder and writes `process.json`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn create(&self, process: &oci_spec::runtime::Process) -> Result<()> {
+        std::fs::DirBuilder::new().mode(0o700).create(&self.0).map_err(at(&self.0))?;
+        write_json(&self.0.join("process.json"), process)
+    }
+
+    /// Writes `pid`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_pid(&self, record: PidRecord) -> Result<()> {
+        write_json(&self.0.join("pid"), &record)
+    }
+
+    /// Reads `pid`.
+    ///
+    /// # Errors
+    /// It is missing (not cloned yet) or damaged.
+    pub fn read_pid(&self) -> Result<PidRecord> {
+        read_json(&self.0.join("pid"))
+    }
+
+    /// Writes `exit`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_exit(&self, record: &ExitRecord) -> Result<()> {
+        write_json(&self.0.join("exit"), record)
+    }
+
+    /// Reads `exit`.
+    ///
+    /// # Errors
+    /// It is missing (not ended yet) or damaged.
+    pub fn read_exit(&self) -> Result<ExitRecord> {
+        read_json(&self.0.join("exit"))
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(value).map_err(|error| at(path)(error.into()))?;
+    replace_file(path, &bytes, 0o600)
+}
+
+/// Writes a file so that a reader sees the old content or the new, never a part.
+///
+/// # Errors
+/// The file system refuses.
+pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let mut name = std::ffi::OsString::from(".new.");
+    name.push(path.file_name().unwrap_or_default());
+    let temporary = path.with_file_name(name);
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary);
+    let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        at(path)(error)
+    })
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(at(path))?;
+    let damaged = |error: serde_json::Error| StateError::Damaged { path: path.to_owned(), reason: error.to_string() };
+    serde_json::from_slice(&bytes).map_err(damaged)
+}
+
+/// Start time of a process (field 22 of `/proc/PID/stat`); `None` when there is none or it is a zombie.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything, parentheses too.
+    let after_name = stat.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?.split(' ');
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// A handle on the recorded process; `None` when it is gone and its pid perhaps somebody else's.
+#[must_use]
+pub fn open_process(record: PidRecord) -> Option<OwnedFd> {
+    // Open first, look second: what is looked at is then what the handle refers to.
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
+    (start_time(record.pid)? == record.start_time).then_some(pidfd)
+}
+
+/// Nanoseconds since the epoch, now.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_be_taken_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(&temp.path().join("deep/er")).unwrap();
+        let dir = root.reserve("a").unwrap();
+        assert_eq!(root.reserve("a").unwrap_err().to_string(), "container a already exists");
+        assert_eq!(root.find("b").unwrap_err().to_string(), "container b does not exist");
+        assert_eq!(root.find("../deep").unwrap_err().to_string(), "container ../deep does not exist");
+        assert_eq!(dir.status(), Status::Creating);
+        dir.remove().unwrap();
+        assert!(root.list().unwrap().is_empty());
+        root.reserve("a").unwrap();
+    }
+
+    #[test]
+    fn files_come_back_as_written_and_damage_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateRoot::open(temp.path()).unwrap().reserve("a").unwrap();
+        let state = ContainerState { id: "a".into(), bundle: "/b".into(), ..ContainerState::default() };
+        dir.write_state(&state).unwrap();
+        assert_eq!(dir.read_state().unwrap(), state);
+        std::fs::write(dir.path().join("state.json"), "{\"id\":").unwrap();
+        assert!(dir.read_state().unwrap_err().to_string().contains("state.json: damaged: EOF"));
+    }
+
+    #[test]
+    fn a_pid_with_another_start_time_is_somebody_else() {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let record = PidRecord { pid, start_time: start_time(pid).unwrap() };
+        assert!(open_process(record).is_some());
+        assert!(open_process(PidRecord { start_time: record.start_time + 1, ..record }).is_none());
+    }
+}

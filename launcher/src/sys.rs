@@ -1,0 +1,298 @@
+//! The system calls that neither rustix nor nix offers in the form needed here, each behind one safe function.
+//!
+//! This is one of the few modules that may hold `unsafe`. Everything here may run after a clone: no allocation, no
+//! lock, no panic.
+
+#![expect(unsafe_code, reason = "raw system calls that have no safe wrapper in rustix or nix")]
+
+use std::ffi::{CStr, c_char, c_int, c_long, c_ulong};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+use crate::plan::CapabilitySets;
+
+/// Result of a system call.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+fn check(returned: c_long) -> Result<c_long> {
+    if returned < 0 {
+        // SAFETY: errno is this thread's own; reading it has no precondition.
+        Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+    } else {
+        Ok(returned)
+    }
+}
+
+/// Arguments of [`clone3`].
+#[derive(Clone, Copy, Debug)]
+pub struct CloneArgs<'fd> {
+    /// `CLONE_*` bits; `CLONE_PIDFD` is added.
+    pub flags: u64,
+    /// Signal to the parent at exit; must be 0 with `CLONE_PARENT`, which inherits the caller's.
+    pub exit_signal: u64,
+    /// Cgroup v2 directory for `CLONE_INTO_CGROUP`.
+    pub cgroup: Option<BorrowedFd<'fd>>,
+}
+
+/// Which side of the clone this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// In the caller.
+    Parent {
+        /// The child's pid in the caller's pid namespace.
+        pid: i32,
+        /// The child's handle.
+        pidfd: OwnedFd,
+    },
+    /// In the child.
+    Child,
+}
+
+/// clone3(2) without a stack: a fork that makes namespaces and a pidfd.
+///
+/// # Safety
+/// The process must have a single thread, or the child may only make async-signal-safe calls. The flags must not
+/// contain `CLONE_VM`.
+///
+/// # Errors
+/// As clone3(2).
+pub unsafe fn clone3(args: CloneArgs<'_>) -> Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    let mut flags = args.flags | libc::CLONE_PIDFD as u64;
+    // SAFETY: clone_args is plain data for which all zeroes is the documented default.
+    let mut raw: libc::clone_args = unsafe { std::mem::zeroed() };
+    if let Some(cgroup) = args.cgroup {
+        flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP; libc's constant overflows its type.
+        raw.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    raw.flags = flags;
+    raw.pidfd = (&raw mut pidfd) as u64;
+    raw.exit_signal = args.exit_signal;
+    // SAFETY: the caller vouches for the child; `raw` and `pidfd` outlive the call.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut raw, size_of::<libc::clone_args>()) })?;
+    if pid == 0 {
+        return Ok(Cloned::Child);
+    }
+    // SAFETY: the kernel stored a new descriptor that nobody else knows of.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Cloned::Parent { pid: pid as i32, pidfd })
+}
+
+/// mount_setattr(2) on the mount that a descriptor refers to.
+///
+/// # Errors
+/// As mount_setattr(2); ENOSYS before Linux 5.12.
+pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, set: u64, clear: u64, propagation: u64) -> Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated constant and `attr` outlives the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(done).map(drop)
+}
+
+/// setns(2)
+///
+/// # Errors
+/// As setns(2).
+pub fn setns(namespace: BorrowedFd<'_>, kind: c_int) -> Result<()> {
+    // SAFETY: integers only.
+    check(c_long::from(unsafe { libc::setns(namespace.as_raw_fd(), kind) })).map(drop)
+}
+
+/// unshare(2), for flags that do not unshare memory or descriptors of other threads.
+///
+/// # Errors
+/// As unshare(2).
+pub fn unshare(flags: c_int) -> Result<()> {
+    // SAFETY: integers only; namespaces do not invalidate memory.
+    check(c_long::from(unsafe { libc::unshare(flags) })).map(drop)
+}
+
+/// prctl(2) for the options that take integers.
+///
+/// # Errors
+/// As prctl(2).
+pub fn prctl(option: c_int, first: c_ulong, second: c_ulong) -> Result<c_int> {
+    // SAFETY: only called with options whose arguments are integers (the constants of this crate).
+    check(c_long::from(unsafe { libc::prctl(option, first, second, 0, 0) })).map(|value| value as c_int)
+}
+
+/// `PR_SET_NAME`: what `ps -o comm` shows, cut at 15 bytes.
+pub fn set_comm(name: &CStr) {
+    // SAFETY: the kernel copies at most 16 bytes of a NUL-terminated string. It cannot fail.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// As close_range(2).
+pub fn close_range_cloexec(first: RawFd) -> Result<()> {
+    // SAFETY: integers only; nothing is closed now.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    check(done).map(drop)
+}
+
+/// Gives every signal its default action and unblocks all of them: the Rust runtime ignores SIGPIPE, and an ignored
+/// signal stays ignored across execve(2).
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is always a valid disposition; SIGKILL, SIGSTOP and the C library's own two are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: a zeroed sigset_t is the empty set on Linux.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `none` outlives the call; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+/// setrlimit(2) by number, so that limits newer than the library's list work.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call.
+    check(c_long::from(unsafe { libc::setrlimit(resource, &raw const limit) })).map(drop)
+}
+
+/// setgroups(2) of this thread.
+///
+/// # Errors
+/// As setgroups(2).
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    // SAFETY: pointer and length describe `groups`.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// setresgid(2) of this thread, all three ids alike.
+///
+/// # Errors
+/// As setresgid(2).
+pub fn set_gid(gid: u32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }).map(drop)
+}
+
+/// setresuid(2) of this thread, all three ids alike.
+///
+/// # Errors
+/// As setresuid(2).
+pub fn set_uid(uid: u32) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// capset(2) of this thread: effective, permitted and inheritable (the ambient set goes by prctl).
+///
+/// # Errors
+/// As capset(2).
+pub fn capset(sets: &CapabilitySets) -> Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: c_int,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let half = |shift: u32| Data {
+        effective: (sets.effective >> shift) as u32,
+        permitted: (sets.permitted >> shift) as u32,
+        inheritable: (sets.inheritable >> shift) as u32,
+    };
+    let header = Header { version: 0x2008_0522, pid: 0 }; // _LINUX_CAPABILITY_VERSION_3: two 32-bit halves
+    let data = [half(0), half(32)];
+    // SAFETY: version 3 reads one header and two data elements, which is what is passed.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// Whether the working directory lies below the process's root: the kernel says `(unreachable)` when it does not.
+///
+/// # Errors
+/// As getcwd(2).
+pub fn working_directory_is_inside() -> Result<bool> {
+    let mut buffer = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: pointer and length describe `buffer`.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) })?;
+    Ok(buffer[0] == b'/')
+}
+
+/// Brings the interface `lo` of the current network namespace up.
+///
+/// # Errors
+/// As socket(2) and netdevice(7).
+pub fn loopback_up() -> Result<()> {
+    // SAFETY: integers only.
+    let socket = check(c_long::from(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }))?;
+    // SAFETY: a new descriptor that nobody else knows of.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket as RawFd) };
+    // SAFETY: ifreq is plain data; all zeroes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as c_char;
+    request.ifr_name[1] = b'o' as c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which outlives the call.
+    check(c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })).map(drop)
+}
+
+/// A NULL-terminated array of C strings for [`execve`], built before the clone.
+#[derive(Debug)]
+pub struct CStrArray<'a> {
+    pointers: Vec<*const c_char>,
+    strings: std::marker::PhantomData<&'a CStr>,
+}
+
+impl<'a> CStrArray<'a> {
+    /// Collects the pointers; the strings are borrowed for as long as the array lives.
+    pub fn new(strings: impl IntoIterator<Item = &'a CStr>) -> Self {
+        let mut pointers: Vec<_> = strings.into_iter().map(CStr::as_ptr).collect();
+        pointers.push(std::ptr::null());
+        CStrArray { pointers, strings: std::marker::PhantomData }
+    }
+}
+
+/// execve(2). Returns only when it failed.
+#[must_use]
+pub fn execve(path: &CStr, argv: &CStrArray<'_>, env: &CStrArray<'_>) -> Errno {
+    // SAFETY: both arrays are NULL-terminated and borrow NUL-terminated strings.
+    let failed = unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
+    check(c_long::from(failed)).err().unwrap_or(Errno::INVAL)
+}
+
+/// The child's only way out.
+pub fn exit_now(status: c_int) -> ! {
+    // SAFETY: _exit runs no handlers and cannot fail.
+    unsafe { libc::_exit(status) }
+}
+
+/// dup2(2) onto a number below 3; the copy stays open across execve.
+///
+/// # Errors
+/// As dup2(2).
+pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    // SAFETY: integers only. Descriptors 0 to 2 are nobody's `OwnedFd` in a process of ours.
+    check(c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) })).map(drop)
+}
+
+/// dup3(2) with `O_CLOEXEC` over another open descriptor, which thereby loses what it referred to.
+///
+/// # Errors
+/// As dup3(2).
+pub fn dup_cloexec_to(fd: BorrowedFd<'_>, over: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: integers only; the number stays open and stays the property of its owner.
+    check(c_long::from(unsafe { libc::dup3(fd.as_raw_fd(), over.as_raw_fd(), libc::O_CLOEXEC) })).map(drop)
+}

@@ -1,0 +1,94 @@
+//! The zygote: a small single-threaded process that turns plans into children.
+//!
+//! It lives in a mount namespace of its own that holds next to nothing, because clone3 with `CLONE_NEWNS` copies the
+//! caller's whole mount table: from the host's, a launch costs milliseconds more with every thousand mounts. It asks
+//! clone3 for `CLONE_PARENT`, so the children are its supervisor's, and it never waits for anything but requests.
+//!
+//! ```text
+//! supervisor --- request: plan bytes + descriptors ---> zygote
+//!            <-- reply: pid + pidfd, or what failed ---
+//! ```
+//!
+//! Requests are answered in order; several may be queued in the socket. The socket's end of file ends the zygote.
+
+pub mod frame;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+
+use crate::plan::wire;
+use crate::spawn::{Host, SpawnError, Spawned};
+use crate::sys;
+
+/// First argument by which the binary is told to be a zygote; what `ps` shows comes before it.
+pub const ZYGOTE_ARGUMENT: &str = "--zygote-on-fd-0";
+
+/// Serves launches on a SEQPACKET socket until its end of file.
+///
+/// # Errors
+/// The private mount namespace could not be made, or the socket broke.
+pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
+    sys::set_comm(c"brood: zygote");
+    // Children share our memory image until they exec: nobody in a container may look at it (CVE-2016-9962).
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(|errno| format!("PR_SET_DUMPABLE: {errno}"))?;
+    private_root().map_err(|errno| format!("private mount namespace: {errno}"))?;
+    let host = Host::open(true).map_err(|error| error.to_string())?;
+    loop {
+        let request = match frame::receive(socket) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(()),
+            Err(errno) => return Err(format!("receive: {errno}")),
+        };
+        let reply = launch(&host, &request);
+        drop(request);
+        match frame::send_reply(socket, reply) {
+            Ok(()) => {}
+            Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
+            Err(errno) => return Err(format!("reply: {errno}")),
+        }
+    }
+}
+
+fn launch(host: &Host, request: &frame::Request) -> Result<Spawned, SpawnError> {
+    let plan = wire::decode(&request.plan, request.fds.len()).map_err(|error| SpawnError {
+        what: format!("plan: {error}"),
+        errno: Errno::INVAL,
+        killed: None,
+    })?;
+    host.spawn(&plan, &request.fds)
+}
+
+/// Exchanges the host's mount table for a tmpfs that holds four directories:
+///
+/// | directory | for |
+/// | --- | --- |
+/// | `/proc`, `/sys` | identity maps; and a user namespace may mount these two only where an unhidden one is in sight |
+/// | `/lower`, `/scratch` | `OverlayRoot` |
+fn private_root() -> Result<(), Errno> {
+    sys::unshare(libc::CLONE_NEWNS)?;
+    let old_root = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    sys::mount_setattr(old_root.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
+    let root = filesystem(c"tmpfs")?;
+    rustix::mount::move_mount(&root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    for name in [c"proc", c"sys", c"lower", c"scratch"] {
+        rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
+    }
+    for (fstype, name) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
+        let mount = filesystem(fstype)?;
+        rustix::mount::move_mount(&mount, c"", &root, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    }
+    rustix::process::fchdir(&root)?;
+    rustix::process::pivot_root(c".", c".")?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    rustix::process::chdir(c"/")?;
+    sys::mount_setattr(root.as_fd(), false, libc::MOUNT_ATTR_RDONLY, 0, 0)
+}
+
+fn filesystem(fstype: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    let fs = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&fs)?;
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}

@@ -1,0 +1,324 @@
+# The launch plan: what the supervisor sends to the zygote for one container start.
+#
+#     supervisor --- one SOCK_SEQPACKET message: a Plan, unpacked, + SCM_RIGHTS: the descriptors ---> zygote
+#
+# A plan holds no path of the host and no policy. Host objects are descriptors; a number of type FdIndex says which one
+# of those that came with the message. What is left is a list of steps that the child does in order between clone3(2)
+# and execve(2). brood_launcher::plan is the same in Rust types and says more about each step.
+#
+# Both ends are the same build, or two builds during an upgrade. A plan that is half understood would start a container
+# with a protection missing, so there is no evolution in place: every change of this file raises planVersion, and a
+# reader refuses each other version. Ordinals may therefore be renumbered.
+
+@0xdd16de76561e868d;
+
+const planVersion :UInt16 = 1;
+# The only version that this file describes.
+
+using FdIndex = UInt16;
+# Position in the list of descriptors that accompanies the message. A position past the end is refused.
+
+using CString = Data;
+# Bytes for a system call: no particular encoding (paths have none), no NUL inside and none at the end.
+
+struct Plan {
+  # Everything that one clone, and the child made by it, must do.
+
+  version @0 :UInt16;
+  # planVersion of the writer.
+
+  cloneFlags @1 :UInt64;
+  # CLONE_NEW* bits for clone3(2); the cgroup and time namespaces are made by steps.
+
+  idMaps :union {
+    # Whether the child gets a user namespace of its own.
+    none @2 :Void;
+    newUserNamespace @3 :IdMaps;
+  }
+
+  pidNamespace @4 :OptionalFd;
+  # A pid namespace to be born in: the cloning process joins it by setns(2) before the clone.
+
+  cgroup @5 :OptionalFd;
+  # A cgroup v2 directory to be born in (CLONE_INTO_CGROUP).
+
+  status @6 :OptionalFd;
+  # Write end of the status pipe; the child's reports go there.
+
+  steps @7 :List(Step);
+  # In order. The last one, and no other, is exec.
+}
+
+struct OptionalFd {
+  union {
+    none @0 :Void;
+    fd @1 :FdIndex;
+  }
+}
+
+struct IdMaps {
+  # Identity mappings of a user namespace: lines "inside outside count", see user_namespaces(7).
+
+  uidMap @0 :Data;
+  # For /proc/PID/uid_map.
+
+  gidMap @1 :Data;
+  # For /proc/PID/gid_map.
+}
+
+enum TargetKind {
+  # What a missing mount target is made as.
+
+  directory @0;
+  # mkdir(2), mode 0755.
+
+  file @1;
+  # An empty regular file, mode 0644.
+}
+
+struct Target {
+  # Where a mount goes.
+
+  path @0 :CString;
+  # Absolute, as the container sees it; resolved inside its root.
+
+  kind @1 :TargetKind;
+  # For when nothing is there.
+
+  noSymlinks @2 :Bool;
+  # Refuse any symbolic link on the way (/proc and /sys: CVE-2019-19921, CVE-2023-27561).
+}
+
+struct MountAttrs {
+  # For mount_setattr(2): MOUNT_ATTR_* bits and the propagation.
+
+  set @0 :UInt64;
+  # Bits set on the mount.
+
+  clear @1 :UInt64;
+  # Bits cleared on the mount.
+
+  recursiveSet @2 :UInt64;
+  # Bits set on the mount and all below (options rro, rnosuid, ...).
+
+  recursiveClear @3 :UInt64;
+  # Bits cleared on the mount and all below (rrw, rsuid, ...).
+
+  propagation @4 :UInt64;
+  # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE; 0 leaves it as it is.
+
+  propagationRecursive @5 :Bool;
+  # The propagation applies to all mounts below as well (rshared, rslave, ...).
+}
+
+struct FsParameter {
+  # One fsconfig(2) call.
+
+  key @0 :CString;
+  # The parameter's name, e.g. "mode".
+
+  union {
+    flag @1 :Void;
+    # FSCONFIG_SET_FLAG: the key alone, e.g. "sync".
+
+    string @2 :CString;
+    # FSCONFIG_SET_STRING: key and value, e.g. "0755".
+  }
+}
+
+enum NamespaceKind {
+  # The namespaces that a step can join; mount, user and pid namespaces are the clone's business.
+
+  network @0;
+  # network_namespaces(7)
+
+  ipc @1;
+  # ipc_namespaces(7)
+
+  uts @2;
+  # uts_namespaces(7)
+
+  cgroup @3;
+  # cgroup_namespaces(7)
+}
+
+struct CapabilitySets {
+  # Sets of capabilities(7), one bit per capability number. The bounding set is a step of its own.
+
+  effective @0 :UInt64;
+  permitted @1 :UInt64;
+  inheritable @2 :UInt64;
+  ambient @3 :UInt64;
+}
+
+struct Step {
+  # One thing that the child does. One arm per variant of brood_launcher::plan::Step, in its order and with its names.
+
+  union {
+    enterUserNamespace @0 :Void;
+    # Wait until the parent has written the identity maps, then become root of the new user namespace.
+
+    joinNamespace :group {
+      # setns(2)
+      kind @1 :NamespaceKind;
+      fd @2 :FdIndex;
+    }
+
+    newSession @3 :Void;
+    # setsid(2)
+
+    newCgroupNamespace @4 :Void;
+    # unshare(CLONE_NEWCGROUP), in the final cgroup: the namespace's root is the one that the caller is in.
+
+    newTimeNamespace @5 :Data;
+    # unshare(CLONE_NEWTIME). The text is for /proc/self/timens_offsets, lines "clock seconds nanoseconds"; may be empty.
+
+    loopbackUp @6 :Void;
+    # Bring "lo" up in the new network namespace.
+
+    hostname @7 :CString;
+    # sethostname(2)
+
+    domainname @8 :CString;
+    # setdomainname(2)
+
+    privateMounts @9 :Void;
+    # Make every mount of this namespace private.
+
+    attachRoot @10 :FdIndex;
+    # Attach a detached tree (open_tree(2), OPEN_TREE_CLONE) as the coming root.
+
+    overlayRoot :group {
+      # Make the coming root an overlay with an upper layer on a fresh tmpfs.
+      lower @11 :FdIndex;
+      # The lower layer, a detached tree.
+      upperSize @12 :CString;
+      # size= of the tmpfs; empty for the kernel's default.
+    }
+
+    mountFilesystem :group {
+      # fsopen(2), fsconfig(2), fsmount(2), move_mount(2).
+      index @13 :UInt16;
+      # Position in config.json's mounts, for messages.
+      target @14 :Target;
+      fstype @15 :CString;
+      # E.g. "tmpfs".
+      source @16 :CString;
+      # Shown as the source in mountinfo.
+      parameters @17 :List(FsParameter);
+      # In order.
+      attrs @18 :MountAttrs;
+    }
+
+    mountTree :group {
+      # Attach a detached tree: a bind mount, its source opened before the clone.
+      index @19 :UInt16;
+      # Position in config.json's mounts; 65535 for mounts of our own (devices).
+      target @20 :Target;
+      tree @21 :FdIndex;
+      attrs @22 :MountAttrs;
+    }
+
+    remount :group {
+      # mount_setattr(2) on what is mounted at the target already (option remount).
+      index @23 :UInt16;
+      # Position in config.json's mounts, for messages.
+      target @24 :Target;
+      attrs @25 :MountAttrs;
+    }
+
+    device :group {
+      # mknod(2) inside the root, then owner and mode.
+      path @26 :CString;
+      # Absolute, inside the container.
+      mode @27 :UInt32;
+      # File type and permissions, e.g. S_IFCHR | 0666.
+      major @28 :UInt32;
+      minor @29 :UInt32;
+      uid @30 :UInt32;
+      gid @31 :UInt32;
+    }
+
+    symlink :group {
+      # symlink(2) inside the root; an existing entry stays.
+      path @32 :CString;
+      # Where the link is, absolute.
+      to @33 :CString;
+      # What it says.
+    }
+
+    pivotRoot @34 :Void;
+    # pivot_root(2) into the coming root and let go of the old one.
+
+    readonlyRoot @35 :Void;
+    # Make the root mount read-only (root.readonly).
+
+    readonlyPath @36 :CString;
+    # Bind the path upon itself, read-only; a missing path is fine (linux.readonlyPaths).
+
+    maskPath @37 :CString;
+    # Hide a path; a missing one is fine (linux.maskedPaths).
+
+    umask @38 :UInt32;
+    # umask(2)
+
+    oomScoreAdj @39 :Int32;
+    # For /proc/self/oom_score_adj.
+
+    rlimit :group {
+      # setrlimit(2); all bits set is infinity.
+      resource @40 :UInt32;
+      # RLIMIT_* number.
+      soft @41 :UInt64;
+      hard @42 :UInt64;
+    }
+
+    stdio :group {
+      # Put the descriptors at 0, 1 and 2.
+      stdin @43 :FdIndex;
+      stdout @44 :FdIndex;
+      stderr @45 :FdIndex;
+      uid @46 :UInt32;
+      # Becomes the owner of the pipes and files among them; in the container's numbering.
+    }
+
+    workingDirectory @47 :CString;
+    # chdir(2), and proof that the result lies inside the root (CVE-2024-21626).
+
+    boundingSet @48 :UInt64;
+    # The capabilities that stay in the bounding set, one bit each.
+
+    identity :group {
+      # setgroups(2), setresgid(2), setresuid(2), capabilities kept across.
+      uid @49 :UInt32;
+      gid @50 :UInt32;
+      groups @51 :List(UInt32);
+      # Supplementary groups.
+      setGroups @52 :Bool;
+      # False where the user namespace denies setgroups(2).
+    }
+
+    capabilities @53 :CapabilitySets;
+    # capset(2) and the ambient set.
+
+    noNewPrivileges @54 :Void;
+    # PR_SET_NO_NEW_PRIVS
+
+    dieWithParent @55 :UInt32;
+    # PR_SET_PDEATHSIG: the signal's number.
+
+    findExecutable @56 :List(CString);
+    # Paths to try in order; the first that may be executed is the program.
+
+    park @57 :FdIndex;
+    # Report "ready" and wait at this listening SOCK_SEQPACKET socket until somebody connects (start).
+
+    exec :group {
+      # Close all else and execve(2) what findExecutable found.
+      argv @58 :List(CString);
+      # At least one.
+      env @59 :List(CString);
+      # Each "KEY=value".
+    }
+  }
+}

@@ -2,17 +2,20 @@
 //!
 //! 1. [`config`]: bytes of config.json to a checked `Spec`; legacy files are migrated, wrong ones refused by field.
 //! 2. [`plan`]: `Spec` to [`plan::Plan`], opening every host object as a descriptor.
-//! 3. [`zygote`]: the small process that clones; or [`spawn`] directly, in the daemonless `brood-oci`.
-//! 4. `child`: the steps between clone3 and execve.
-//! 5. [`report`]: how the child tells that it became its program, or which step failed.
-//! 6. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
+//! 3. [`prepare`]: both of these, the name, the state files and the cgroup, all or nothing.
+//! 4. [`zygote`]: the small process that clones; or [`spawn`] directly, in the daemonless `brood-oci`.
+//! 5. `child`: the steps between clone3 and execve.
+//! 6. [`report`]: how the child tells that it became its program, or which step failed.
+//! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
 
 pub mod cgroup;
 pub mod config;
 pub mod plan;
+pub mod prepare;
 pub mod report;
+pub mod signal;
 pub mod spawn;
 pub mod state;
 pub mod sys;

@@ -11,7 +11,7 @@
 
 use rustix::io::Errno;
 
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 
 /// Length of an encoded [`Report`], bytes.
 pub const REPORT_LEN: usize = 8;
@@ -239,21 +239,42 @@ impl ReportReader {
         }
     }
 
+    /// Reads a blocking descriptor to its end.
+    ///
+    /// # Errors
+    /// As read(2).
+    pub fn read_to_end(&mut self, from: &std::os::fd::OwnedFd) -> Result<(), Errno> {
+        let mut buffer = [0; 4 * REPORT_LEN];
+        loop {
+            match rustix::io::read(from, &mut buffer) {
+                Ok(0) | Err(Errno::CONNRESET) => return Ok(()),
+                Ok(length) => self.push(buffer.get(..length).unwrap_or_default()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
     /// The outcome, once the descriptor is at its end.
     #[must_use]
     pub fn finish(&self, plan: &Plan) -> Outcome {
+        self.finish_with(|step| plan.steps.get(step).map(|at| (at.name(), at.object())))
+    }
+
+    /// The outcome of a start: only the exec is left to fail.
+    #[must_use]
+    pub fn finish_start(&self) -> Outcome {
+        self.finish_with(|_| Some(("exec", "process.args[0]".to_owned())))
+    }
+
+    fn finish_with(&self, describe: impl FnOnce(usize) -> Option<(&'static str, String)>) -> Outcome {
         match self.last {
             Some(Report::Execing) => Outcome::Running,
             Some(Report::Ready) => Outcome::Parked,
             None => Outcome::Vanished,
             Some(Report::Failed { step, op, errno }) => {
-                let at = plan.steps.get(usize::from(step));
-                Outcome::Failed(StepError {
-                    step: at.map_or("unknown step", Step::name).to_owned(),
-                    object: at.map(Step::object).unwrap_or_default(),
-                    op,
-                    errno,
-                })
+                let (step, object) = describe(usize::from(step)).unwrap_or_else(|| ("unknown step", String::new()));
+                Outcome::Failed(StepError { step: step.to_owned(), object, op, errno })
             }
         }
     }
@@ -262,6 +283,7 @@ impl ReportReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Step;
 
     #[test]
     fn reports_survive_the_wire() {

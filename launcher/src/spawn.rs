@@ -62,8 +62,8 @@ impl Host {
         let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::open(c"/proc", directory, Mode::empty()).map_err(failed("open /proc"))?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let pid_namespace =
-            rustix::fs::openat(&proc, c"self/ns/pid", flags, Mode::empty()).map_err(failed("open /proc/self/ns/pid"))?;
+        let pid_namespace = rustix::fs::openat(&proc, c"self/ns/pid", flags, Mode::empty())
+            .map_err(failed("open /proc/self/ns/pid"))?;
         Ok(Host { proc, pid_namespace, clone_parent })
     }
 
@@ -99,16 +99,17 @@ impl Host {
             child::run(Birth { plan, fds, argv: &argv, env: &env, proc: self.proc.as_fd(), maps_written })
         }
         if joined.is_some() {
-            sys::setns(self.pid_namespace.as_fd(), libc::CLONE_NEWPID).map_err(failed("return to own pid namespace"))?;
+            sys::setns(self.pid_namespace.as_fd(), libc::CLONE_NEWPID)
+                .map_err(failed("return to own pid namespace"))?;
         }
         let spawned = match cloned.map_err(failed("clone3"))? {
             Cloned::Parent { pid, pidfd } => Spawned { pid, pidfd },
             Cloned::Child => return Err(failed("clone3")(Errno::INVAL)),
         };
         if let Some((maps, (_, write))) = &maps
-            && let Err(error) = self.write_maps(spawned.pid, maps).and_then(|()| {
-                rustix::io::write(write, &[1]).map(drop).map_err(failed("release the child"))
-            })
+            && let Err(error) = self
+                .write_maps(spawned.pid, maps)
+                .and_then(|()| rustix::io::write(write, &[1]).map(drop).map_err(failed("release the child")))
         {
             // The child ends by itself at the pipe's end of file; kill makes that certain and soon.
             let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);

@@ -16,12 +16,7 @@ use crate::plan::CapabilitySets;
 pub type Result<T> = std::result::Result<T, Errno>;
 
 fn check(returned: c_long) -> Result<c_long> {
-    if returned < 0 {
-        // SAFETY: errno is this thread's own; reading it has no precondition.
-        Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
-    } else {
-        Ok(returned)
-    }
+    if returned < 0 { Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw())) } else { Ok(returned) }
 }
 
 /// Arguments of [`clone3`].

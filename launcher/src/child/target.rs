@@ -12,7 +12,12 @@ use crate::plan::{Target, TargetKind};
 use crate::report::Op;
 
 /// Opens a path inside the root without following anything out of it (`O_PATH`).
-pub(super) fn open_inside(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, no_symlinks: bool) -> Result<OwnedFd, Errno> {
+pub(super) fn open_inside(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    flags: OFlags,
+    no_symlinks: bool,
+) -> Result<OwnedFd, Errno> {
     let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     if no_symlinks {
         resolve |= ResolveFlags::NO_SYMLINKS;

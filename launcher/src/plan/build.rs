@@ -163,7 +163,10 @@ fn enter_namespaces(
                     LinuxNamespaceType::Uts => NamespaceKind::Uts,
                     LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
                     LinuxNamespaceType::User | LinuxNamespaceType::Mount | LinuxNamespaceType::Time => {
-                        return Err(PlanError::new(field(), format!("joining a {kind} namespace is not supported yet")));
+                        return Err(PlanError::new(
+                            field(),
+                            format!("joining a {kind} namespace is not supported yet"),
+                        ));
                     }
                 };
                 steps.push(Step::JoinNamespace { kind, fd });
@@ -203,7 +206,8 @@ fn time_offsets(spec: &Spec) -> Vec<u8> {
 fn id_maps(spec: &Spec) -> IdMaps {
     let linux = spec.linux().as_ref();
     let text = |mappings: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| {
-        let line = |m: &oci_spec::runtime::LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
+        let line =
+            |m: &oci_spec::runtime::LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
         mappings.into_iter().flatten().map(line).collect::<String>().into_bytes()
     };
     IdMaps {

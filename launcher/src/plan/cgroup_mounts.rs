@@ -54,9 +54,13 @@ impl Layout {
             let name = mount_point.strip_prefix("/sys/fs/cgroup").map(|name| name.trim_start_matches('/'));
             match (fstype, name) {
                 (Some("cgroup2"), Some("")) => layout.v2_only = true,
-                (Some("cgroup2"), Some(name)) => layout.add(name, mount_point, "cgroup2", Vec::new(), own_path(own, "")),
+                (Some("cgroup2"), Some(name)) => {
+                    layout.add(name, mount_point, "cgroup2", Vec::new(), own_path(own, ""))
+                }
                 (Some("cgroup"), Some(name)) if !name.is_empty() => {
-                    let words = super_options.split(',').filter(|word| !matches!(*word, "rw" | "ro" | "xattr" | "clone_children"));
+                    let words = super_options
+                        .split(',')
+                        .filter(|word| !matches!(*word, "rw" | "ro" | "xattr" | "clone_children"));
                     let words: Vec<&str> = words.filter(|word| !word.starts_with("release_agent=")).collect();
                     let own = own_path(own, words.last().copied().unwrap_or_default());
                     let mut parameters = Vec::new();
@@ -193,7 +197,8 @@ mod tests {
     #[test]
     fn hybrid_hierarchies_keep_their_names_and_parameters() {
         let layout = Layout::parse(HYBRID, OWN, true);
-        let seen: Vec<_> = layout.hierarchies.iter().map(|h| (h.name.as_str(), h.own.as_str(), h.parameters.len())).collect();
+        let seen: Vec<_> =
+            layout.hierarchies.iter().map(|h| (h.name.as_str(), h.own.as_str(), h.parameters.len())).collect();
         assert_eq!(seen, [("cpu", "/b", 2), ("systemd", "/a", 2), ("unified", "/c", 0)]);
         assert!(!layout.v2_only);
     }

@@ -384,7 +384,9 @@ impl Step {
             Step::FindExecutable { candidates } => {
                 candidates.last().map_or_else(String::new, |c| format!("process.args[0] {}", text(c)))
             }
-            Step::Exec { argv, .. } => argv.first().map_or_else(String::new, |a| format!("process.args[0] {}", text(a))),
+            Step::Exec { argv, .. } => {
+                argv.first().map_or_else(String::new, |a| format!("process.args[0] {}", text(a)))
+            }
             Step::EnterUserNamespace
             | Step::NewSession
             | Step::NewCgroupNamespace

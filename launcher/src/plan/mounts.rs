@@ -123,6 +123,9 @@ const PROPAGATIONS: &[(&str, u64)] = &[
 /// Options that mean what is the default already.
 const NOTHING: &[&str] = &["defaults", "async", "nolazytime", "nomand", "loud", "silent", "noiversion"];
 
+/// Options that `config::check_supported` refuses, unless it was told to go on without them.
+const IGNORED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
+
 impl Options {
     pub(super) fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
         let mut parsed = Options::default();
@@ -155,7 +158,7 @@ impl Options {
                 "rbind" => (self.bind, self.recursive_bind) = (true, true),
                 "remount" => self.remount = true,
                 "" => return Err(PlanError::new(field, "an option must not be empty")),
-                option if NOTHING.contains(&option) => {}
+                option if NOTHING.contains(&option) || IGNORED.contains(&option) => {}
                 option => {
                     let (key, value) = match option.split_once('=') {
                         Some((key, value)) => (key, Some(c_string(field, value)?)),
@@ -291,11 +294,13 @@ pub(super) fn devices(
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
-    let own_dev = steps.iter().any(|step| matches!(step, Step::MountTree { target, .. } if target.path.as_bytes() == b"/dev"));
+    let own_dev =
+        steps.iter().any(|step| matches!(step, Step::MountTree { target, .. } if target.path.as_bytes() == b"/dev"));
     if own_dev {
         return Ok(());
     }
-    let readonly = steps.iter().position(|step| matches!(step, Step::Remount { target, .. } if target.path.as_bytes() == b"/dev"));
+    let readonly =
+        steps.iter().position(|step| matches!(step, Step::Remount { target, .. } if target.path.as_bytes() == b"/dev"));
     let mut later = readonly.map(|at| steps.split_off(at)).unwrap_or_default();
 
     let mut nodes = BTreeMap::new();
@@ -312,7 +317,8 @@ pub(super) fn devices(
             LinuxDeviceType::A => return Err(PlanError::new(format!("{field}.type"), "\"a\" is no kind of device")),
         };
         let number = |name: &str, number: i64| {
-            u32::try_from(number).map_err(|_| PlanError::new(format!("{field}.{name}"), format!("{number} is out of range")))
+            u32::try_from(number)
+                .map_err(|_| PlanError::new(format!("{field}.{name}"), format!("{number} is out of range")))
         };
         let (major, minor) = (number("major", device.major())?, number("minor", device.minor())?);
         let permissions = device.file_mode().unwrap_or(0o666) & 0o7777;

@@ -105,7 +105,9 @@ fn candidates(process: &Process, environment: &[CString]) -> Result<Vec<CString>
 }
 
 fn bits(set: &Capabilities) -> u64 {
-    set.iter().filter_map(|capability| CapabilitySet::from_name(&capability.to_string())).fold(0, |all, one| all | one.bits())
+    set.iter()
+        .filter_map(|capability| CapabilitySet::from_name(&capability.to_string()))
+        .fold(0, |all, one| all | one.bits())
 }
 
 fn rlimit_number(kind: PosixRlimitType) -> u32 {
@@ -146,7 +148,9 @@ mod tests {
     #[test]
     fn every_capability_has_a_number() {
         use Capability::{CheckpointRestore, Chown, MacAdmin, NetBindService, SysAdmin};
-        for (capability, number) in [(Chown, 0), (NetBindService, 10), (SysAdmin, 21), (MacAdmin, 33), (CheckpointRestore, 40)] {
+        for (capability, number) in
+            [(Chown, 0), (NetBindService, 10), (SysAdmin, 21), (MacAdmin, 33), (CheckpointRestore, 40)]
+        {
             assert_eq!(bits(&Capabilities::from([capability])), 1 << number, "{capability}");
         }
     }

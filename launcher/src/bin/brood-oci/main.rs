@@ -1,1 +1,169 @@
-fn main(){}
+//! `brood-oci`: the launcher as a daemonless OCI runtime, with the commands and flags of runc.
+//!
+//! Options are accepted before and after the container's ID. Messages go to standard error and to `--log`, since
+//! callers parse both. `run` exits with the container's status, or 125 (set-up failed), 126 (not executable), 127 (not
+//! found); every other command exits with 0 or 1.
+
+mod documents;
+mod launch;
+mod lifecycle;
+mod list;
+mod messages;
+mod signals;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use brood_launcher::state::StateRoot;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::messages::{LogFormat, Messages};
+
+#[derive(Parser)]
+#[command(name = "brood-oci", disable_version_flag = true, disable_help_subcommand = true)]
+#[command(about = "OCI runtime: starts and manages containers from OCI bundles, without a daemon")]
+struct Cli {
+    /// Directory for container state [default: /run/brood, or $XDG_RUNTIME_DIR/brood for an ordinary user]
+    #[arg(long, global = true, env = "BROOD_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Also write messages to this file
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<String>,
+    /// Format of the log file
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Least severe level that is written
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Write debug messages too
+    #[arg(long, global = true)]
+    debug: bool,
+    /// Cgroups by way of systemd (not supported yet)
+    #[arg(long, global = true)]
+    systemd_cgroup: bool,
+    /// How cgroups are managed
+    #[arg(long, global = true, value_enum, default_value = "cgroupfs")]
+    cgroup_manager: CgroupManager,
+    /// Ignore errors that an ordinary user cannot avoid
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    rootless: Rootless,
+    /// Print the version
+    #[arg(short = 'v', long)]
+    version: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CgroupManager {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rootless {
+    Auto,
+    True,
+    False,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Set a container up to the point where its program can be started
+    Create(launch::CreateArgs),
+    /// Start the program of a created container
+    Start(IdArgs),
+    /// Create and start a container, wait for it and delete it
+    Run(launch::RunArgs),
+    /// Print a container's state as JSON
+    State(IdArgs),
+    /// Send a signal to a container's init process
+    Kill(lifecycle::KillArgs),
+    /// Remove what a stopped container holds
+    Delete(lifecycle::DeleteArgs),
+    /// List the containers
+    #[command(alias = "ls")]
+    List(list::ListArgs),
+    /// Write a config.json to start from
+    Spec(documents::SpecArgs),
+    /// Print what this runtime supports, as JSON
+    Features,
+    /// Print the version
+    Version,
+}
+
+/// A container's name and nothing else.
+#[derive(Args)]
+struct IdArgs {
+    /// Container ID
+    #[arg(value_name = "CONTAINER-ID")]
+    id: String,
+}
+
+/// What every command needs.
+struct Runtime {
+    root: StateRoot,
+    messages: Messages,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runs = matches!(cli.command, Some(Command::Run(_)));
+    let messages =
+        Messages::new(cli.log.as_deref(), cli.log_format, cli.debug || cli.log_level.as_deref() == Some("debug"));
+    let result = match &messages {
+        Ok(messages) => dispatch(cli, messages.clone()),
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            messages.unwrap_or_default().error(&format!("{error:#}"));
+            let status = error.downcast_ref::<launch::NotStarted>().map_or(125, launch::NotStarted::exit_status);
+            ExitCode::from(if runs { status } else { 1 })
+        }
+    }
+}
+
+fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
+    if cli.version {
+        return documents::version();
+    }
+    let Some(command) = cli.command else {
+        use clap::CommandFactory;
+        Cli::command().print_help()?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    match command {
+        Command::Spec(args) => return documents::spec(&args),
+        Command::Features => return documents::features(),
+        Command::Version => return documents::version(),
+        _ => {}
+    }
+    anyhow::ensure!(
+        !cli.systemd_cgroup && cli.cgroup_manager != CgroupManager::Systemd,
+        "the systemd cgroup driver is not supported yet: leave --systemd-cgroup out"
+    );
+    let path = cli.root.unwrap_or_else(default_root);
+    let root = StateRoot::open(&path).context("state directory")?;
+    let runtime = Runtime { root, messages };
+    match command {
+        Command::Create(args) => launch::create(&runtime, args),
+        Command::Run(args) => launch::run(&runtime, args),
+        Command::Start(args) => lifecycle::start(&runtime, &args.id),
+        Command::State(args) => list::state(&runtime, &args.id),
+        Command::Kill(args) => lifecycle::kill(&runtime, &args),
+        Command::Delete(args) => lifecycle::delete(&runtime, &args),
+        Command::List(args) => list::list(&runtime, &args),
+        Command::Spec(_) | Command::Features | Command::Version => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn default_root() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) if !rustix::process::geteuid().is_root() => PathBuf::from(directory).join("brood"),
+        _ => PathBuf::from("/run/brood"),
+    }
+}

@@ -1,0 +1,75 @@
+//! Messages in runc's form: `time="..." level=error msg="..."` as text, `{"level","msg","time"}` as JSON.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+/// Form of the log file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `time="..." level=error msg="..."`
+    #[default]
+    Text,
+    /// `{"level":"error","msg":"...","time":"..."}`
+    Json,
+}
+
+/// Where messages go.
+#[derive(Clone, Debug, Default)]
+pub struct Messages {
+    file: Option<Arc<File>>,
+    format: LogFormat,
+    debug: bool,
+}
+
+impl Messages {
+    /// Opens the log file; `file:PATH` is crun's way to write a path.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn new(log: Option<&str>, format: LogFormat, debug: bool) -> anyhow::Result<Messages> {
+        let path = log.map(|log| log.strip_prefix("file:").unwrap_or(log)).filter(|path| !path.is_empty());
+        let open = |path: &str| {
+            let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o644).open(path);
+            file.with_context(|| format!("--log {path}"))
+        };
+        Ok(Messages { file: path.map(open).transpose()?.map(Arc::new), format, debug })
+    }
+
+    /// A failure: always written.
+    pub fn error(&self, message: &str) {
+        self.write("error", message);
+    }
+
+    /// Something that went on differently than asked.
+    pub fn warning(&self, message: &str) {
+        self.write("warning", message);
+    }
+
+    /// Only with `--debug`.
+    pub fn debug(&self, message: &str) {
+        if self.debug {
+            self.write("debug", message);
+        }
+    }
+
+    fn write(&self, level: &str, message: &str) {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        // Quoting of Go's %q and of JSON agree for what messages hold.
+        let quoted = serde_json::Value::from(message).to_string();
+        let text = format!("time=\"{now}\" level={level} msg={quoted}\n");
+        // Nobody is left to tell when these cannot be written.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        if let Some(mut file) = self.file.as_deref() {
+            let line = match self.format {
+                LogFormat::Text => text,
+                LogFormat::Json => format!("{{\"level\":\"{level}\",\"msg\":{quoted},\"time\":\"{now}\"}}\n"),
+            };
+            let _ = file.write_all(line.as_bytes());
+        }
+    }
+}

@@ -15,10 +15,20 @@ pub enum Face {
 }
 
 impl Face {
-    /// Those to be tested: both, or only the foreign runtime when one was named.
+    /// Those to be tested: both, or the one that `BROOD_FACE` names (`brood`, `oci`), or only the foreign runtime
+    /// when there is one.
+    ///
+    /// # Panics
+    /// When `BROOD_FACE` names neither.
     #[must_use]
     pub fn all() -> &'static [Self] {
-        if binaries::oracle() { &[Self::Oci] } else { &[Self::Brood, Self::Oci] }
+        match std::env::var("BROOD_FACE").as_deref() {
+            _ if binaries::oracle() => &[Self::Oci],
+            Err(_) => &[Self::Brood, Self::Oci],
+            Ok("brood") => &[Self::Brood],
+            Ok("oci") => &[Self::Oci],
+            Ok(other) => panic!("BROOD_FACE is `{other}`, neither `brood` nor `oci`"),
+        }
     }
 
     /// The command that runs whatever lies in `bundle`'s directory.

@@ -159,11 +159,6 @@ fn working_directory() {
 }
 
 #[test]
-fn a_missing_working_directory_is_made() {
-    in_bundle(set("/process/cwd", json!("/work/deep")), "pwd", |text| assert_eq!(text, "/work/deep\n"));
-}
-
-#[test]
 fn programs_are_looked_up_in_the_configs_path() {
     in_bundle(
         |bundle| {

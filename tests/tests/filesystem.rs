@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use brood_tests::face::in_bundle;
 use brood_tests::{Bundle, Face, Sandbox, config};
@@ -128,16 +129,17 @@ fn later_mounts_cover_earlier_ones() {
     );
 }
 
-#[test]
-fn a_linked_destination_stays_inside() {
+/// Mounts through links that lead out of the rootfs if they are followed on the host; `inside` prepares what they
+/// lead to in the container.
+fn linked_destinations(inside: impl Fn(&Bundle, &Path)) {
     for face in Face::all() {
         let sandbox = Sandbox::new();
         let mut bundle = Bundle::busybox(&sandbox, "bundle");
         let outside = sandbox.path("outside");
         fs::create_dir(&outside).unwrap();
-        // Absolute, and out of the root if it were followed on the host.
         symlink(&outside, bundle.rootfs().join("absolute")).unwrap();
         symlink("../../../outside", bundle.rootfs().join("relative")).unwrap();
+        inside(&bundle, outside.strip_prefix("/").unwrap());
         bind(&mut bundle, "a", "/absolute/a", &["bind"]);
         bind(&mut bundle, "b", "/relative/b", &["bind"]);
         bundle.sh(&format!("cat {}/a/hello /outside/b/hello", outside.display()));
@@ -145,6 +147,19 @@ fn a_linked_destination_stays_inside() {
         assert_eq!(output.ok(), "hello\nhello\n", "{face:?}");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{face:?} touched the host");
     }
+}
+
+#[test]
+fn a_linked_destination_stays_inside() {
+    linked_destinations(|bundle, outside| {
+        fs::create_dir_all(bundle.rootfs().join(outside)).unwrap();
+        fs::create_dir(bundle.rootfs().join("outside")).unwrap();
+    });
+}
+
+#[test]
+fn what_a_linked_destination_lacks_is_made_inside() {
+    linked_destinations(|_, _| ());
 }
 
 #[test]

@@ -14,3 +14,9 @@
 pub mod plan_capnp {
     include!("generated/plan_capnp.rs");
 }
+
+/// `brood.capnp`: the RPC surface.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod brood_capnp {
+    include!("generated/brood_capnp.rs");
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 
 use brood_tests::world::files;
-use brood_tests::{Bundle, Face, Sandbox, binaries, config};
+use brood_tests::{Bundle, Daemon, Face, Sandbox, binaries, config};
 use serde_json::{Value, json};
 
 /// Brood itself could not do it.
@@ -212,6 +212,42 @@ fn ids_that_are_unusual_and_good() {
             face.command(&sandbox, &bundle, &sandbox.id(name)).run().ok();
         }
     }
+}
+
+#[test]
+fn the_daemon_says_the_same_and_goes_on() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let supervisor = daemon.supervisor();
+    type Spoil = fn(&mut Bundle);
+    let cases: [(Spoil, i32, &str); 7] = [
+        (|bundle| fs::remove_dir_all(bundle.path()).unwrap(), FAILED, "bundle"),
+        (|bundle| bundle.write_raw(b"{"), FAILED, "line 1"),
+        (|bundle| fs::remove_dir_all(bundle.rootfs()).unwrap(), FAILED, "rootfs"),
+        (|bundle| set("/process/args", json!([]))(bundle), FAILED, "process.args"),
+        (|bundle| set("/process/cwd", json!("/etc/passwd"))(bundle), FAILED, "process.cwd"),
+        (|bundle| bundle.args(&["/etc/passwd"]), NOT_EXECUTABLE, "/etc/passwd"),
+        (|bundle| bundle.args(&["no-such-program"]), NOT_FOUND, "no-such-program"),
+    ];
+    for (number, (spoil, code, culprit)) in cases.into_iter().enumerate() {
+        let mut bundle = Bundle::busybox(&sandbox, &format!("bundle{number}"));
+        bundle.write();
+        let good = bundle.config.clone();
+        spoil(&mut bundle);
+        if bundle.config != good {
+            bundle.write();
+        }
+        let id = sandbox.id("box");
+        let output =
+            daemon.brood().args(["run", "-d", "--name", &id, "--bundle"]).arg(bundle.path()).run().expect(code);
+        assert!(output.one_line_error().contains(culprit), "{output}");
+        assert_eq!(sandbox.containers(), Vec::<String>::new(), "{output}");
+    }
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--", "true"]).run().ok();
+    let taken = daemon.brood().args(["run", "-d", "--name", &id, "--", "true"]).run().expect(FAILED);
+    assert!(taken.one_line_error().contains(&id), "{taken}");
+    assert_eq!(daemon.supervisor(), supervisor, "the same supervisor");
 }
 
 #[test]

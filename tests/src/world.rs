@@ -16,7 +16,8 @@ pub struct World {
     pub mounts: Vec<String>,
     /// Cgroup directories of any hierarchy whose name mentions it.
     pub cgroups: Vec<PathBuf>,
-    /// Living processes that mention it, and their descendants; never ourselves.
+    /// Living processes that mention it, and their descendants; never ourselves. Where this process runs one test
+    /// only, all our descendants.
     pub processes: Vec<Process>,
 }
 
@@ -101,9 +102,18 @@ fn processes(token: &str) -> Vec<Process> {
         .filter(|process| process.pid != own && process.state != 'Z' && procfs::mentions(process.pid, token))
         .flat_map(|process| procfs::family(process.pid))
         .collect();
+    if alone() {
+        found.extend(procfs::family(own).into_iter().filter(|process| process.pid != own));
+    }
     found.sort_by_key(|process| process.pid);
     found.dedup_by_key(|process| process.pid);
     found
+}
+
+/// Whether this process runs one test only, as under cargo-nextest: then all that descends from it is that test's,
+/// also an orphan that says nothing of the token.
+fn alone() -> bool {
+    std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test")
 }
 
 fn walk(directory: &Path, visit: &mut impl FnMut(&Path, &fs::Metadata)) {

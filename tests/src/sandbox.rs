@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process, set_child_subreaper};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries;
@@ -79,6 +80,18 @@ impl Sandbox {
     #[must_use]
     pub fn containers(&self) -> Vec<String> {
         world::containers(&self.root())
+    }
+
+    /// A record in a container's folder, e.g. `state.json` or `init/pid`.
+    ///
+    /// # Panics
+    /// When it is missing or no JSON.
+    #[must_use]
+    #[track_caller]
+    pub fn record(&self, id: &str, name: &str) -> Value {
+        let path = self.root().join(id).join(name);
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
     /// `brood --root ROOT`

@@ -7,7 +7,7 @@ use std::path::Path;
 use brood_tests::procfs::{descriptors, process, status};
 use brood_tests::{Bundle, Cmd, Daemon, Sandbox, waiting};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 macro_rules! on_both_reactors {
     ($($test:ident)*) => {
@@ -172,15 +172,15 @@ fn state_on_disk_follows_the_container(reactor: &str) {
     let daemon = Daemon::with_reactor(&sandbox, reactor);
     assert_eq!(sandbox.containers(), Vec::<String>::new());
     let container = Container::new(&daemon, &sandbox, "box").up();
-    let directory = sandbox.root().join(&container.id);
-    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let state: Value = serde_json::from_str(&read("state.json")).unwrap();
-    assert_eq!((state["id"].as_str(), state["status"].as_str()), (Some(container.id.as_str()), Some("running")));
-    assert_eq!(read("init/pid").trim(), container.pid().to_string());
-    serde_json::from_str::<Value>(&read("init/process.json")).unwrap();
-    assert!(!directory.join("init/exit").exists());
+    let id = container.id.as_str();
+    let state = sandbox.record(id, "state.json");
+    assert_eq!((&state["id"], &state["bundle"]), (&json!(id), &json!(container.bundle.path())));
+    assert_eq!(sandbox.record(id, "init/process.json")["args"][0], "sh");
+    assert_eq!(sandbox.record(id, "init/pid")["pid"], container.pid());
+    let exit = sandbox.root().join(id).join("init/exit");
+    assert!(!exit.exists());
     container.term_and_wait();
-    assert!(directory.join("init/exit").exists());
+    assert_eq!(sandbox.record(id, "init/exit")["status"], 7);
     container.command(&["rm"]).run().ok();
     assert_eq!(sandbox.containers(), Vec::<String>::new());
 }

@@ -32,7 +32,7 @@ fn the_walk_through_of_2016() {
     assert_eq!(redis.call(&["SET", "bird", "nightingale"]).unwrap(), "OK");
     assert_eq!(redis.call(&["GET", "bird"]).unwrap(), "nightingale");
 
-    assert_state_on_disk(&sandbox.root().join(&id), &id);
+    assert_state_on_disk(&sandbox, &id);
 
     brood(&["kill", &id]).run().ok();
     // Redis answers to SIGTERM by shutting down in order.
@@ -42,14 +42,14 @@ fn the_walk_through_of_2016() {
     assert_eq!(brood(&["list", "-q"]).run().ok(), "");
 }
 
-fn assert_state_on_disk(directory: &Path, id: &str) {
-    let state: Value = serde_json::from_slice(&fs::read(directory.join("state.json")).unwrap()).unwrap();
-    assert_eq!(state["id"], id);
-    let pid = fs::read_to_string(directory.join("init/pid")).unwrap();
-    let limits = fs::read_to_string(format!("/proc/{}/limits", pid.trim())).unwrap();
+fn assert_state_on_disk(sandbox: &Sandbox, id: &str) {
+    assert_eq!(sandbox.containers(), [id]);
+    assert_eq!(sandbox.record(id, "state.json")["id"], id);
+    assert_eq!(sandbox.record(id, "init/process.json")["args"][0], "redis-server");
+    let pid = &sandbox.record(id, "init/pid")["pid"];
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().take(2).collect::<Vec<_>>(), ["1024", "1024"]);
-    assert!(directory.join("init/process.json").exists());
 }
 
 /// A rootfs with Debian's redis-server and the libraries that it names, and the config of that time.

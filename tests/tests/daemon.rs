@@ -177,6 +177,9 @@ fn state_on_disk_follows_the_container(reactor: &str) {
     assert_eq!((&state["id"], &state["bundle"]), (&json!(id), &json!(container.bundle.path())));
     assert_eq!(sandbox.record(id, "init/process.json")["args"][0], "sh");
     assert_eq!(sandbox.record(id, "init/pid")["pid"], container.pid());
+    // The daemonless face reads the same layout.
+    let seen: Value = serde_json::from_str(&sandbox.oci().args(["state", id]).run().ok()).unwrap();
+    assert_eq!((&seen["status"], &seen["pid"]), (&json!("running"), &json!(container.pid())));
     let exit = sandbox.root().join(id).join("init/exit");
     assert!(!exit.exists());
     container.term_and_wait();

@@ -1,1 +1,35 @@
-//! placeholder
+//! The harness of the black-box tests: what every test over the real binaries needs, and nothing about one theme.
+//!
+//! Reading order:
+//!
+//! - [`binaries`]: where `brood` and the OCI runtime under test are;
+//! - [`sandbox`]: the place of one test: a unique token, a directory, a state root, and the leak check at its end;
+//! - [`command`]: run a program with a deadline, feed it, follow it;
+//! - [`bundle`] and [`config`]: an OCI bundle on busybox, with a config.json that the test edits;
+//! - [`face`]: the same bundle through `brood run` and through `brood-oci run`;
+//! - [`daemon`]: a `brood daemon` that lives as long as a guard;
+//! - [`world`]: what of a test is left on the machine: mounts, cgroups, processes, files, descriptors;
+//! - [`procfs`] and [`waiting`]: what the above read and how they wait;
+//! - [`resp`]: the few lines of the Redis protocol that a test speaks;
+//! - [`spdx`]: licence expressions, for the dependency check.
+//!
+//! The tests themselves are in `tests/tests/`, one file per theme.
+
+pub mod binaries;
+pub mod bundle;
+pub mod command;
+pub mod config;
+pub mod daemon;
+pub mod face;
+pub mod procfs;
+pub mod resp;
+pub mod sandbox;
+pub mod spdx;
+pub mod waiting;
+pub mod world;
+
+pub use bundle::Bundle;
+pub use command::{Cmd, Output, Running};
+pub use daemon::Daemon;
+pub use face::Face;
+pub use sandbox::Sandbox;

@@ -100,7 +100,7 @@ fn axis<'a>(area: &Area<'a>, scale: &Scale, bottom: i32) -> Drawn<'a> {
         style(13, &FAINT, HPos::Center, VPos::Top),
     ))?;
     area.draw(&Text::new(
-        "dot: one launch    box: p10 to p90    bar: median, with its multiple of the floor",
+        "dot: one launch; box: p10 to p90; bar: median, with its multiple of the floor",
         (middle, bottom + 54),
         style(12, &FAINT, HPos::Center, VPos::Top),
     ))

@@ -145,7 +145,6 @@ impl Floor {
                 Err(Errno::NOENT) => continue,
                 other => other.map_err(at("read-only path"))?,
             }
-
             mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, c"").map_err(at("read-only path"))?;
         }
         for path in MASKED {
@@ -210,10 +209,11 @@ impl Contender for Floor {
             Ok(cgroup) => self.run_child(cgroup.as_ref().map(AsFd::as_fd), started),
             Err(error) => Err(error),
         };
-        if let Some(path) = &path {
-            rmdir(path).context("cannot remove a cgroup")?;
-        }
-        outcome.map(|()| started.elapsed())
+        let removed = path.as_ref().map_or(Ok(()), rmdir);
+        // The first error is the one to tell: a cgroup stays busy because of what went wrong before.
+        outcome?;
+        removed.context("cannot remove a cgroup")?;
+        Ok(started.elapsed())
     }
 
     fn finish(&mut self) -> Result<()> {
@@ -294,4 +294,30 @@ fn mount_flags(names: &str) -> Result<MountFlags> {
                 _ => bail!("unknown mount flag {name}"),
             })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::Floor;
+    use crate::bundle::Bundle;
+    use crate::contenders::Contender;
+
+    #[test]
+    fn the_floor_launches_with_and_without_a_network_namespace() {
+        for netns in [false, true] {
+            let mut floor = Floor::new(Rc::new(Bundle::create(netns).expect("a bundle can be written")));
+            floor.prepare().expect("the floor needs root, as all of the bench does");
+            floor.launch_once().expect("it worked a moment ago");
+        }
+    }
+
+    #[test]
+    fn a_failed_step_is_named_with_its_cause() {
+        let bundle = Rc::new(Bundle::create(false).expect("a bundle can be written"));
+        std::fs::remove_file(bundle.rootfs().join("bin/true")).expect("the bundle has a /bin/true");
+        let error = Floor::new(bundle).prepare().expect_err("there is nothing to execute");
+        assert_eq!(format!("{error:#}"), "exec: No such file or directory (os error 2)");
+    }
 }

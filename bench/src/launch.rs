@@ -130,9 +130,11 @@ impl Lane {
 
     /// Gets the contender ready and asks what it is while it still knows.
     fn prepare(&mut self) {
-        if !interrupt::requested() {
-            let outcome = self.contender.prepare();
-            self.accept("prepare", outcome);
+        if interrupt::requested() {
+            return;
+        }
+        let outcome = self.contender.prepare();
+        if self.accept("prepare", outcome).is_some() {
             self.version = self.contender.version();
             self.notes = self.contender.notes();
         }

@@ -1,0 +1,164 @@
+//! An OCI runtime as its callers use it: `RUNTIME --root DIR run --bundle DIR ID`, the whole command from spawn to reap.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::hybrid::LegacyView;
+use super::{Contender, wait_for_exit};
+use crate::bundle::{Bundle, PROBE_OUTPUT};
+
+/// What crun before 1.9 says in front of a cgroup layout that has controllers on both sides.
+const REFUSES_HYBRID: &str = "hybrid mode not supported";
+
+/// A runtime's executable and where its launches happen.
+pub struct CommandContender {
+    name: &'static str,
+    program: PathBuf,
+    bundle: Rc<Bundle>,
+    /// `--root`: the runtime's state, apart from that of containers which are none of our business.
+    state: PathBuf,
+    /// Where the command's stdout and stderr go: files, because a pipe would have to be drained.
+    output: Option<(File, File)>,
+    /// Present when the runtime refused the machine's cgroup layout.
+    legacy_view: Option<LegacyView>,
+    launches: u64,
+}
+
+impl CommandContender {
+    /// Not yet prepared.
+    pub fn new(name: &'static str, program: PathBuf, bundle: Rc<Bundle>) -> Self {
+        Self { name, program, bundle, state: PathBuf::new(), output: None, legacy_view: None, launches: 0 }
+    }
+
+    /// One container from `bundle`, timed.
+    fn run(&mut self, bundle: PathBuf) -> Result<Duration> {
+        self.launches += 1;
+        let id = format!("brood-bench-{}-{}", std::process::id(), self.launches);
+        let (stdout, stderr) = self.output.as_mut().context("the contender is not prepared")?;
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.state).args(["run", "--bundle"]).arg(bundle).arg(&id);
+        // A process group of its own: ctrl-C at the terminal ends this program in good order, not the runtime.
+        command.stdin(Stdio::null()).stdout(rewound(stdout)?).stderr(rewound(stderr)?).process_group(0);
+        let outcome = match &self.legacy_view {
+            Some(view) => view.run(command),
+            None => time_to_exit(command),
+        };
+        match outcome {
+            // What it says on stderr along the way is no failure: warnings are common and the same each time.
+            Ok((status, time)) if status.success() => Ok(time),
+            Ok((status, _)) => {
+                let said = contents(stderr)?;
+                self.delete(&id);
+                bail!("{status}, stderr: {}", if said.is_empty() { "(empty)" } else { &said })
+            }
+            Err(error) => {
+                self.delete(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Best effort after a failure: most often there is nothing to delete, which the runtime calls an error.
+    fn delete(&self, id: &str) {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.state).args(["delete", "--force", id]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let _ = match &self.legacy_view {
+            Some(view) => view.run(command),
+            None => time_to_exit(command),
+        };
+    }
+
+    /// A real container says who it is; a program that merely succeeds does not get into the table.
+    fn probe(&mut self) -> Result<()> {
+        self.run(self.bundle.probe_path())?;
+        let (stdout, _) = self.output.as_mut().context("the contender is not prepared")?;
+        let said = contents(stdout)?;
+        ensure!(said == PROBE_OUTPUT, "the probe printed {said:?} instead of {PROBE_OUTPUT:?}");
+        Ok(())
+    }
+}
+
+impl Contender for CommandContender {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn version(&self) -> String {
+        let output = Command::new(&self.program).arg("--version").stdin(Stdio::null()).output();
+        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        text.lines().next().unwrap_or("unknown").to_owned()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.legacy_view.iter().map(|view| format!("{}: {}", self.name, view.note())).collect()
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        self.state = self.bundle.scratch(&format!("state-{}", self.name))?;
+        let logs = self.bundle.scratch(&format!("output-{}", self.name))?;
+        let create = |name: &str| File::options().read(true).append(true).create(true).open(logs.join(name));
+        self.output = Some((create("stdout")?, create("stderr")?));
+        match self.probe() {
+            Err(error) if format!("{error:#}").contains(REFUSES_HYBRID) => {
+                self.legacy_view = Some(LegacyView::create(&self.bundle)?);
+                self.probe()
+            }
+            other => other,
+        }
+    }
+
+    fn launch_once(&mut self) -> Result<Duration> {
+        self.run(self.bundle.path())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.legacy_view = None;
+        if let Ok(left) = fs::read_dir(&self.state) {
+            let names: Vec<String> = left.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+            ensure!(names.iter().all(|n| !n.starts_with("brood-bench-")), "state left behind: {}", names.join(", "));
+        }
+        Ok(())
+    }
+}
+
+/// Spawns the command and waits for its end.
+pub fn time_to_exit(mut command: Command) -> Result<(ExitStatus, Duration)> {
+    let started = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let waited = wait_for_child(&child, started);
+    if waited.is_err() {
+        // Not yet reaped, so the pid is still this child's. An error means that it ended by itself just now.
+        let _ = child.kill();
+    }
+    let status = child.wait().context("cannot wait for the command")?;
+    let time = started.elapsed();
+    waited.map(|()| (status, time))
+}
+
+fn wait_for_child(child: &Child, started: Instant) -> Result<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a child has a positive pid")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("cannot open a pidfd")?;
+    wait_for_exit(std::os::fd::AsFd::as_fd(&pidfd), started)
+}
+
+/// The file, emptied, once more. It was opened for appending, so that the next writer starts at its beginning.
+fn rewound(file: &File) -> Result<File> {
+    file.set_len(0)?;
+    Ok(file.try_clone()?)
+}
+
+fn contents(file: &mut File) -> Result<String> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
+}

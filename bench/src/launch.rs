@@ -1,0 +1,194 @@
+//! `brood-bench launch`: everybody launches the same bundle, one after the other, in a new order each round, so that
+//! whatever else the machine does hits all of them alike.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::bundle::Bundle;
+use crate::contenders::{self, Contender};
+use crate::machine::Machine;
+use crate::report::{self, Absence, Contest, Entry};
+use crate::shuffle::Random;
+use crate::stats::{Summary, micros};
+use crate::{chart, interrupt};
+
+/// As a shell says it of a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// Options of `launch`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Measured launches of each contender
+    #[arg(short, long = "count", value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    n: u32,
+    /// Launches of each contender before those, not recorded
+    #[arg(long, default_value_t = 10)]
+    warmup: u32,
+    /// Give each container a network namespace of its own
+    #[arg(long)]
+    netns: bool,
+    /// Seed of the order within the rounds
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Measure only these, e.g. floor,brood-oci,crun
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the JSON and the SVG file go
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    out: PathBuf,
+    /// The brood-oci to measure [default: the one beside this executable]
+    #[arg(long, value_name = "FILE")]
+    brood_oci: Option<PathBuf>,
+}
+
+/// A contender and what it has done so far.
+struct Lane {
+    contender: Box<dyn Contender>,
+    samples_us: Vec<f64>,
+    failure: Option<String>,
+    version: String,
+    notes: Vec<String>,
+}
+
+/// The whole run. Fails when nothing could be measured; the status tells whether somebody had to be dropped.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    ensure!(rustix::process::geteuid().is_root(), "must be run as root: the floor makes namespaces and mounts");
+    interrupt::install()?;
+    let machine = Machine::survey();
+    let bundle = Rc::new(Bundle::create(options.netns)?);
+    let (mut lanes, absent) = line_up(&bundle, options)?;
+
+    for lane in &mut lanes {
+        lane.prepare();
+    }
+    race(&mut lanes, options);
+    // Before the figures, because a contender that leaves something behind is dropped for it.
+    for lane in &mut lanes {
+        lane.finish();
+    }
+    if interrupt::requested() {
+        eprintln!("brood-bench: interrupted; nothing is reported");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+
+    let failed = lanes.iter().any(|lane| lane.failure.is_some());
+    let contest = tally(lanes, absent, machine, options);
+    ensure!(!contest.entries.is_empty(), "no contender could be measured");
+    report::print_table(&contest)?;
+    let stem = if options.netns { "launch-netns" } else { "launch" };
+    std::fs::create_dir_all(&options.out).with_context(|| format!("cannot make {}", options.out.display()))?;
+    let (json, svg) = (options.out.join(format!("{stem}.json")), options.out.join(format!("{stem}.svg")));
+    report::write_json(&contest, &json)?;
+    chart::draw(&contest, &svg)?;
+    eprintln!("wrote {} and {}", json.display(), svg.display());
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Who takes part, according to `--only` and to what is installed.
+fn line_up(bundle: &Rc<Bundle>, options: &Options) -> Result<(Vec<Lane>, Vec<Absence>)> {
+    let mut field = contenders::find(bundle, options.brood_oci.as_deref())?;
+    for name in &options.only {
+        let absent = field.absent.iter().find(|(absent, _)| absent == name);
+        ensure!(absent.is_none(), "--only {name}: {}", absent.map_or("", |(_, reason)| reason));
+        ensure!(field.present.iter().any(|c| c.name() == name), "--only {name}: there is no such contender");
+    }
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
+    field.present.retain(|contender| wanted(contender.name()));
+    field.absent.retain(|(name, _)| wanted(name));
+    let absent = field.absent.into_iter().map(|(name, reason)| Absence { name: name.to_owned(), reason }).collect();
+    Ok((field.present.into_iter().map(Lane::new).collect(), absent))
+}
+
+/// The rounds. A contender that fails stops taking part; ctrl-C ends all.
+fn race(lanes: &mut [Lane], options: &Options) {
+    let mut random = Random::new(options.seed);
+    let mut order: Vec<usize> = (0..lanes.len()).collect();
+    for round in 0..options.warmup.saturating_add(options.n) {
+        random.shuffle(&mut order);
+        for &index in &order {
+            if interrupt::requested() {
+                return;
+            }
+            let lane = &mut lanes[index];
+            let time = lane.launch();
+            if round >= options.warmup {
+                lane.samples_us.extend(time.map(micros));
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn new(contender: Box<dyn Contender>) -> Self {
+        Self { contender, samples_us: Vec::new(), failure: None, version: String::new(), notes: Vec::new() }
+    }
+
+    /// Gets the contender ready and asks what it is while it still knows.
+    fn prepare(&mut self) {
+        if interrupt::requested() {
+            return;
+        }
+        let outcome = self.contender.prepare();
+        if self.accept("prepare", outcome).is_some() {
+            self.version = self.contender.version();
+            self.notes = self.contender.notes();
+        }
+    }
+
+    /// One launch, unless the contender has failed before.
+    fn launch(&mut self) -> Option<Duration> {
+        if self.failure.is_some() {
+            return None;
+        }
+        let outcome = self.contender.launch_once();
+        self.accept("launch", outcome)
+    }
+
+    /// Cleans up, after a failure as well.
+    fn finish(&mut self) {
+        let outcome = self.contender.finish();
+        self.accept("finish", outcome);
+    }
+
+    /// Drops the contender from the run, loudly, at its first failure.
+    fn accept<T>(&mut self, phase: &str, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                eprintln!("brood-bench: {} is dropped: {phase}: {error:#}", self.contender.name());
+                self.failure.get_or_insert_with(|| format!("{phase}: {error:#}"));
+                None
+            }
+        }
+    }
+}
+
+/// Figures for those that made it, reasons for the others.
+fn tally(lanes: Vec<Lane>, mut absent: Vec<Absence>, machine: Machine, options: &Options) -> Contest {
+    let mut notes = Vec::new();
+    let mut entries = Vec::new();
+    for lane in lanes {
+        let name = lane.contender.name().to_owned();
+        if let Some(reason) = lane.failure {
+            absent.push(Absence { name, reason });
+        } else if let Some(summary) = Summary::of(&lane.samples_us) {
+            notes.extend(lane.notes);
+            entries.push(Entry { name, version: lane.version, summary, samples_us: lane.samples_us });
+        }
+    }
+    Contest {
+        machine,
+        netns: options.netns,
+        launches: options.n,
+        warmup: options.warmup,
+        seed: options.seed,
+        entries,
+        absent,
+        notes,
+    }
+}

@@ -39,6 +39,8 @@ pub struct DaemonSettings {
 pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
     let inherited = Inherited::take()?;
     brood_launcher::sys::set_comm(c"brood:supervise");
+    // The keeper takes its signals from a descriptor and has them blocked, which execve(2) keeps.
+    nix::sys::signal::SigSet::all().thread_unblock().context("unblock signals")?;
     let kind = settings.reactor.resolve().context("--reactor io_uring: this kernel refuses")?;
     tracing::info!(reactor = kind.name(), root = %settings.root.path().display(), "starting");
     let result = reactor::block_on(kind, async move {

@@ -221,7 +221,7 @@ mod tests {
         }
         for at in 0..third - 1 {
             let mut bytes = whole.clone();
-            bytes[at] ^= 0x20;
+            bytes[at] ^= 1;
             std::fs::write(&path, &bytes).unwrap();
             let (journal, damaged) = Journal::open(root.path(), 10).unwrap();
             assert_eq!((journal.last_seq(), damaged), (3, 1), "flipped {at}");

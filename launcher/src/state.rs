@@ -33,7 +33,7 @@ pub enum StateError {
     #[error("container {0} already exists")]
     InUse(String),
     /// No such directory.
-    #[error("container {0} does not exist")]
+    #[error("container does not exist: {0}")]
     NotFound(String),
     /// A file that is not what we wrote.
     #[error("{}: damaged: {reason}", path.display())]
@@ -466,8 +466,8 @@ mod tests {
         let root = StateRoot::open(&temp.path().join("deep/er")).unwrap();
         let dir = root.reserve("a").unwrap();
         assert_eq!(root.reserve("a").unwrap_err().to_string(), "container a already exists");
-        assert_eq!(root.find("b").unwrap_err().to_string(), "container b does not exist");
-        assert_eq!(root.find("../deep").unwrap_err().to_string(), "container ../deep does not exist");
+        assert_eq!(root.find("b").unwrap_err().to_string(), "container does not exist: b");
+        assert_eq!(root.find("../deep").unwrap_err().to_string(), "container does not exist: ../deep");
         assert_eq!(dir.status(), Status::Creating);
         dir.remove().unwrap();
         assert!(root.list().unwrap().is_empty());

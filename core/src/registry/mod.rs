@@ -354,6 +354,8 @@ impl Container {
         if let Some((ticket, failure)) = failure.take() {
             effects.push(Effect::Forget(instance));
             effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
+            // Whoever wanted it gone has what they wanted.
+            effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
             return true;
         }
         match (result, exit.take()) {

@@ -230,7 +230,7 @@ impl Supervisor {
     /// # Errors
     /// There is none.
     pub fn find(&self, id: &str) -> Result<Instance, Failure> {
-        let missing = || Failure::new(FailureKind::NotFound, format!("container {id} does not exist"));
+        let missing = || Failure::new(FailureKind::NotFound, format!("container does not exist: {id}"));
         self.core.borrow().find(id).ok_or_else(missing)
     }
 

@@ -85,14 +85,32 @@ pub fn list(runtime: &Runtime, args: &ListArgs) -> anyhow::Result<ExitCode> {
             print(&format!("{}\n", serde_json::Value::from(seen.iter().map(entry).collect::<Vec<_>>())))
         }
         Format::Table => {
-            let width = seen.iter().map(|container| container.state.id.len()).max().unwrap_or(0).max(10);
-            let mut table = format!("{:width$}  {:<9}  {:<8}  BUNDLE\n", "ID", "PID", "STATUS");
-            for Seen { state, status, pid } in &seen {
-                table += &format!("{:width$}  {pid:<9}  {status:<8}  {}\n", state.id, state.bundle.display());
-            }
-            print(&table)
+            let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
+            rows.extend(seen.iter().map(|Seen { state, status, pid }| {
+                let bundle = state.bundle.display().to_string();
+                [
+                    state.id.clone(),
+                    pid.to_string(),
+                    status.to_string(),
+                    bundle,
+                    state.created.clone(),
+                    owner(state.owner),
+                ]
+            }));
+            print(&table(&rows))
         }
     }
+}
+
+/// Columns as wide as their widest cell and at least 12, as runc prints them.
+fn table(rows: &[[String; 6]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(11) + 1;
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        let cells: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn owner(uid: u32) -> String {

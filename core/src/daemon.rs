@@ -85,7 +85,7 @@ async fn hear_keeper(supervisor: Rc<Supervisor>, socket: OwnedFd) {
     let Ok(socket) = watch(socket) else { return };
     while let Ok(mut guard) = socket.readable().await {
         guard.clear_ready();
-        if !supervisor.take_kept_exits() {
+        if !supervisor.hear_keeper() {
             tracing::error!("the keeper died: containers go on, but a death of this supervisor would lose statuses");
             return;
         }

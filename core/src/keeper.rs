@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `{"exit": {...}}` | to the supervisor | a process that the keeper inherited has ended |
 //! | `{"synced": true}` | to the supervisor | these were all exits that are kept |
+//! | `{"sync": true}` | to the keeper | reap what has ended, tell of it, then say `synced` again |
 //! | `{"ready": true}` | to the keeper | it listens; start-up has succeeded |
 //! | `{"recorded": [pid, start time]}` | to the keeper | that exit is durable and need not be kept |
 
@@ -59,6 +60,8 @@ pub enum Message {
     /// To the supervisor.
     Synced(bool),
     /// To the keeper.
+    Sync(bool),
+    /// To the keeper.
     Ready(bool),
     /// To the keeper: pid and start time.
     Recorded((i32, u64)),
@@ -77,6 +80,19 @@ fn receive(socket: &OwnedFd) -> Result<Option<Message>, Errno> {
         Ok((length, _)) => serde_json::from_slice(&buffer[..length]).map(Some).map_err(|_| Errno::PROTO),
         Err(errno) => Err(errno),
     }
+}
+
+/// What a supervisor hears from its keeper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// An inherited process has ended.
+    Exit(KeptExit),
+    /// All that had ended was told.
+    Synced,
+    /// Nothing now.
+    Nothing,
+    /// The keeper died.
+    Gone,
 }
 
 /// The supervisor's end of the socket to its keeper.
@@ -135,19 +151,21 @@ impl KeeperLink {
         self.socket.try_clone()
     }
 
-    /// What has come since: exits; `None` when the keeper is gone.
+    /// Asks for everything that has ended by now; [`Heard::Synced`] says that it was told.
+    pub fn sync(&self) {
+        self.tell(&Message::Sync(true));
+    }
+
+    /// The next thing that the keeper says, without waiting.
     #[must_use]
-    pub fn take(&self) -> Option<Vec<KeptExit>> {
-        let mut exits = Vec::new();
-        loop {
-            match receive(&self.socket) {
-                Ok(Some(Message::Exit(exit))) => exits.push(exit),
-                Ok(Some(_)) => {}
-                Err(Errno::AGAIN) => return Some(exits),
-                Ok(None) | Err(_) => {
-                    self.alive.set(false);
-                    return if exits.is_empty() { None } else { Some(exits) };
-                }
+    pub fn hear(&self) -> Heard {
+        match receive(&self.socket) {
+            Ok(Some(Message::Exit(exit))) => Heard::Exit(exit),
+            Ok(Some(_)) => Heard::Synced,
+            Err(Errno::AGAIN) => Heard::Nothing,
+            Ok(None) | Err(_) => {
+                self.alive.set(false);
+                Heard::Gone
             }
         }
     }
@@ -210,8 +228,14 @@ impl Keeper {
                     self.stop();
                 }
             }
-            self.hear();
-            let Some((status, ready)) = self.reap()? else { continue };
+            let sync = self.hear();
+            let Some((status, ready)) = self.reap()? else {
+                if let (true, Some(running)) = (sync, &self.supervisor) {
+                    // One that cannot be told is dead or about to be.
+                    let _ = send(&running.socket, &Message::Synced(true));
+                }
+                continue;
+            };
             if self.stopping {
                 return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
@@ -268,9 +292,10 @@ impl Keeper {
         }
     }
 
-    /// Reads what the supervisor says.
-    fn hear(&mut self) {
-        let Some(running) = &mut self.supervisor else { return };
+    /// Reads what the supervisor says. True when it wants to hear all that has ended.
+    fn hear(&mut self) -> bool {
+        let mut sync = false;
+        let Some(running) = &mut self.supervisor else { return false };
         while let Ok(Some(message)) = receive(&running.socket) {
             match message {
                 Message::Ready(_) => {
@@ -280,9 +305,11 @@ impl Keeper {
                     }
                 }
                 Message::Recorded(key) => drop(self.kept.remove(&key)),
+                Message::Sync(_) => sync = true,
                 Message::Exit(_) | Message::Synced(_) => {}
             }
         }
+        sync
     }
 
     /// Reaps every child that has ended. Returns the supervisor's status when it was among them.

@@ -94,7 +94,9 @@ pub fn lock(root: &StateRoot) -> anyhow::Result<OwnedFd> {
     let file = file.with_context(|| path.display().to_string())?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => anyhow::bail!("another daemon uses the state directory {}", root.path().display()),
+        Err(Errno::WOULDBLOCK) => {
+            anyhow::bail!("a daemon is already running on the state directory {}", root.path().display())
+        }
         Err(errno) => Err(errno).with_context(|| path.display().to_string()),
     }
 }

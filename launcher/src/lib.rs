@@ -19,6 +19,7 @@ pub mod signal;
 pub mod spawn;
 pub mod state;
 pub mod sys;
+pub mod usage;
 pub mod zygote;
 
 mod child;

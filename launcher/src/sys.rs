@@ -226,6 +226,19 @@ pub fn working_directory_is_inside() -> Result<bool> {
     Ok(buffer[0] == b'/')
 }
 
+/// readlinkat(2) into a buffer; returns the length. A result that fills the buffer is refused as too long.
+///
+/// # Errors
+/// EINVAL for what is no link; others as readlinkat(2).
+pub fn read_link(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: pointer and length describe `buffer`; the name is NUL-terminated.
+    let length = check(unsafe {
+        libc::syscall(libc::SYS_readlinkat, directory.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr(), buffer.len())
+    })?;
+    let length = length as usize;
+    if length < buffer.len() { Ok(length) } else { Err(Errno::NAMETOOLONG) }
+}
+
 /// Brings the interface `lo` of the current network namespace up.
 ///
 /// # Errors

@@ -58,7 +58,7 @@ async def life(brood, _schema, bundle, name):
     # A second handle on the same container.
     again = (await brood.get(request={"id": name})).container
     waiting = again.wait(request={})
-    steps.append(told((await container.kill(request={"signal": signal.SIGKILL})).outcome))
+    steps.append(told((await container.kill(request={"signal": int(signal.SIGKILL)})).outcome))
     end = (await waiting).outcome.exit
     steps.append(await status())
     steps.append(told((await container.delete(request={})).outcome))

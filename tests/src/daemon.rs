@@ -161,6 +161,14 @@ impl Drop for Daemon<'_> {
         if std::thread::panicking() {
             eprintln!("--- the daemon's log\n{}---", self.log());
         }
+        // What a test leaves in the daemon is the guard's to remove: a stopped container still has a cgroup.
+        if let (Ok(None), true) = (self.child.try_wait(), self.socket().exists()) {
+            let ids = self.brood().args(["list", "--quiet"]).run().stdout;
+            if !ids.trim().is_empty() {
+                let removed = self.brood().args(["rm", "--force"]).args(ids.split_whitespace()).run();
+                assert!(removed.code() == 0 || std::thread::panicking(), "{removed}");
+            }
+        }
         self.stop();
         let _ = self.child.kill();
         let _ = self.child.wait();

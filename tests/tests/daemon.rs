@@ -346,6 +346,10 @@ fn a_stopped_daemon_leaves_its_containers(reactor: &str) {
     daemon.stop();
     assert!(process(pid).is_some_and(|process| process.state != 'Z'), "the container went with the daemon");
     assert!(!Path::new(&daemon.socket()).exists(), "the socket is taken away");
+    // The next daemon takes it over, and the guard removes it by that one.
+    let next = Daemon::with_reactor(&sandbox, reactor);
+    let list = next.brood().args(["list", "--format", "json"]).run().ok();
+    assert!(list.contains("\"running\"") && list.contains(&pid.to_string()), "{list}");
     kill(pid);
     waiting::gone(pid);
 }

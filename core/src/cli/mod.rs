@@ -112,12 +112,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             if error.use_stderr() {
-                // The first line names the option or value; the rest is what --help says better.
-                let text = error.to_string();
-                let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches(':');
-                let rest =
-                    if first.ends_with("provided") { text.lines().nth(1).unwrap_or_default().trim() } else { "" };
-                complain(format!("{first} {rest}").trim_end());
+                complain(&brood_launcher::usage::one_line(&error));
                 return ExitCode::from(FAILED);
             }
             let _ = error.print();

@@ -146,6 +146,8 @@ impl Walk {
                         assert!(self.registry.look(instance).is_some());
                     }
                 }
+                // Answered by the supervisor, from what the kernel says.
+                Effect::Signal { reply: Some(ticket), .. } => assert!(self.answered.insert(ticket)),
                 Effect::RecordExit(instance, _) => {
                     assert!(self.recorded.insert(instance), "two exits of {instance:?}");
                     assert!(!self.reaped.contains(&instance), "reaped before the exit was durable");

@@ -119,8 +119,8 @@ impl Supervisor {
     fn reap(&self, instance: Instance) {
         let mut records = self.records.borrow_mut();
         let Some(record) = records.get_mut(&instance) else { return };
-        let Some(pidfd) = record.pidfd.take() else { return };
-        if record.own_child {
+        let pidfd = record.pidfd.take();
+        if let (true, Some(pidfd)) = (record.own_child, &pidfd) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
                 tracing::error!(container = record.state.id, %errno, "reap");

@@ -149,6 +149,8 @@ pub struct Supervisor {
     exits: Exits,
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
+    /// Adopted containers whose process is gone and whose exit nobody has told yet.
+    unaccounted: RefCell<Vec<Instance>>,
 }
 
 impl Supervisor {
@@ -179,6 +181,7 @@ impl Supervisor {
             exits: Exits::new(settings.reactor)?,
             zygotes: Zygotes::start(exe, settings.zygotes)?,
             keeper,
+            unaccounted: RefCell::default(),
             settings,
         });
         tokio::task::spawn_local(supervisor.clone().watch_exits());

@@ -5,6 +5,7 @@
 //! | exit file | stopped, with that exit |
 //! | process alive, same start time | running (or created), watched; the keeper is its parent now and reaps it |
 //! | process gone, the keeper knows | stopped, with the keeper's record |
+//! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
 //! | no pid file | half made: killed by its cgroup and removed |
 
@@ -17,7 +18,7 @@ use brood_launcher::state::{
 };
 
 use super::{Record, Supervisor};
-use crate::keeper::KeptExit;
+use crate::keeper::{Heard, KeptExit};
 use crate::registry::Event;
 
 impl Supervisor {
@@ -43,6 +44,7 @@ impl Supervisor {
         }
         if let Some(keeper) = &self.keeper {
             kept.values().for_each(|exit| keeper.recorded(exit.pid, exit.start_time));
+            keeper.sync();
         }
         Ok(adopted)
     }
@@ -72,34 +74,52 @@ impl Supervisor {
             }
             (None, None) => {
                 self.records.borrow_mut().insert(instance, record(None));
-                let exit = match kept.get(&(pid.pid, pid.start_time)) {
-                    Some(kept) => kept.exit.clone(),
-                    None => ExitRecord::unknown("it ended while no supervisor and no keeper was there", now_ns()),
-                };
-                self.event(instance, Event::Exited(exit));
+                match kept.get(&(pid.pid, pid.start_time)) {
+                    Some(kept) => self.event(instance, Event::Exited(kept.exit.clone())),
+                    // Perhaps it ended a moment ago and the keeper has it on its list.
+                    None => self.unaccounted.borrow_mut().push(instance),
+                }
             }
         }
     }
 
-    /// Takes the exits that the keeper has to tell; false when it is gone.
+    /// Takes what the keeper has to tell; false when it is gone.
     #[must_use]
-    pub fn take_kept_exits(self: &Rc<Self>) -> bool {
-        let Some(kept) = self.keeper.as_ref().and_then(|keeper| keeper.take()) else { return false };
-        kept.iter().for_each(|exit| self.kept_exit(exit));
-        true
+    pub fn hear_keeper(self: &Rc<Self>) -> bool {
+        let Some(keeper) = &self.keeper else { return false };
+        loop {
+            match keeper.hear() {
+                Heard::Exit(kept) => self.kept_exit(&kept),
+                Heard::Synced => self.give_up_unaccounted(),
+                Heard::Nothing => return true,
+                Heard::Gone => {
+                    self.give_up_unaccounted();
+                    return false;
+                }
+            }
+        }
     }
 
     /// The keeper reaped a process that it had inherited: an adopted container's, or somebody's orphan.
     fn kept_exit(self: &Rc<Self>, kept: &KeptExit) {
         let instance = self.records.borrow().iter().find_map(|(instance, record)| {
             let same = record.pid == kept.pid && record.start_time == kept.start_time;
-            (same && !record.own_child && record.pidfd.is_some()).then_some(*instance)
+            (same && !record.own_child).then_some(*instance)
         });
-        match (instance, &self.keeper) {
+        if let Some(instance) = instance {
             // Once the exit is durable, `Reap` tells the keeper.
-            (Some(instance), _) => self.event(instance, Event::Exited(kept.exit.clone())),
-            (None, Some(keeper)) => keeper.recorded(kept.pid, kept.start_time),
-            (None, None) => {}
+            self.event(instance, Event::Exited(kept.exit.clone()));
+        } else if let Some(keeper) = &self.keeper {
+            keeper.recorded(kept.pid, kept.start_time);
+        }
+    }
+
+    /// All that anybody knows has been told: what is still missing is lost, and said to be lost.
+    fn give_up_unaccounted(self: &Rc<Self>) {
+        for instance in self.unaccounted.take() {
+            let exit = ExitRecord::unknown("it ended while neither supervisor nor keeper was there", now_ns());
+            // The core takes only the first exit of a process.
+            self.event(instance, Event::Exited(exit));
         }
     }
 }

@@ -14,7 +14,7 @@ impl Child<'_> {
     pub(super) fn device(&self, path: &CStr, mode: u32, device: Dev, owner: (u32, u32)) -> Done {
         let mut buffer = PathBuffer::new(path)?;
         let parent = make_parents(self.root()?, &mut buffer, false)?;
-        let name = buffer.name().ok_or(Failure { op: Op::Resolve, errno: Errno::INVAL })?;
+        let name = buffer.name()?;
         let (kind, permissions) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode));
         match rustix::fs::mknodat(&parent, name, kind, permissions, device) {
             Ok(()) => {}
@@ -37,7 +37,7 @@ impl Child<'_> {
     pub(super) fn symlink(&self, path: &CStr, to: &CStr) -> Done {
         let mut buffer = PathBuffer::new(path)?;
         let parent = make_parents(self.root()?, &mut buffer, false)?;
-        let name = buffer.name().ok_or(Failure { op: Op::Resolve, errno: Errno::INVAL })?;
+        let name = buffer.name()?;
         match rustix::fs::symlinkat(to, &parent, name) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(Failure { op: Op::Call, errno }),

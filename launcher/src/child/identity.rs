@@ -2,9 +2,10 @@
 
 use std::ffi::CStr;
 
-use rustix::fs::{FileType, Gid, Uid};
+use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::io::Errno;
 
+use super::target::open_inside;
 use super::{Child, Done, During, Failure};
 use crate::plan::{CapabilitySets, FdIndex};
 use crate::report::Op;
@@ -29,6 +30,17 @@ impl Child<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Not by chdir(2): `/proc/self/fd/7` as a working directory is a way out of the container for whatever directory
+    /// that descriptor is (CVE-2024-21626), so such links are not followed, and the result is looked at on top.
+    pub(super) fn working_directory(&self, path: &CStr) -> Done {
+        let directory = open_inside(self.root()?, path, OFlags::DIRECTORY, false).during(Op::ChangeDirectory)?;
+        rustix::process::fchdir(&directory).during(Op::ChangeDirectory)?;
+        match sys::working_directory_is_inside().during(Op::ChangeDirectory)? {
+            true => Ok(()),
+            false => Err(Failure { op: Op::OutsideRoot, errno: Errno::ACCESS }),
+        }
     }
 
     pub(super) fn oom_score_adj(&self, value: i32) -> Done {
@@ -56,14 +68,6 @@ fn decimal(value: i32, buffer: &mut [u8; 8]) -> &[u8] {
         }
     }
     buffer.get(at..).unwrap_or_default()
-}
-
-pub(super) fn working_directory(path: &CStr) -> Done {
-    rustix::process::chdir(path).during(Op::ChangeDirectory)?;
-    match sys::working_directory_is_inside().during(Op::ChangeDirectory)? {
-        true => Ok(()),
-        false => Err(Failure { op: Op::OutsideRoot, errno: Errno::ACCESS }),
-    }
 }
 
 pub(super) fn bounding_set(keep: u64) -> Done {

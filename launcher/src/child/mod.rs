@@ -128,7 +128,7 @@ impl<'a> Child<'a> {
             Step::OomScoreAdj(value) => self.oom_score_adj(*value),
             Step::Rlimit { resource, soft, hard } => sys::set_rlimit(*resource, *soft, *hard).during(Op::Call),
             Step::Stdio { stdin, stdout, stderr, uid } => self.stdio([*stdin, *stdout, *stderr], *uid),
-            Step::WorkingDirectory(path) => identity::working_directory(path),
+            Step::WorkingDirectory(path) => self.working_directory(path),
             Step::BoundingSet(keep) => identity::bounding_set(*keep),
             Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
             Step::Capabilities(sets) => identity::capabilities(sets),

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{During, Failure};
 use crate::plan::{Target, TargetKind};
 use crate::report::Op;
+use crate::sys;
 
 /// Opens a path inside the root without following anything out of it (`O_PATH`).
 pub(super) fn open_inside(
@@ -32,46 +33,74 @@ pub(super) fn open_inside(
     }
 }
 
-/// Opens a mount target, making what is missing.
+/// Links that are followed while a missing target is made: as many as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// Opens a mount target, making what is missing. Where a link leads to something missing, that is made, inside the root.
 pub(super) fn open_or_make(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, Failure> {
     match open_inside(root, &target.path, OFlags::empty(), target.no_symlinks) {
         Err(Errno::NOENT) => {}
         result => return result.during(Op::Resolve),
     }
     let mut path = PathBuffer::new(&target.path)?;
-    let parent = make_parents(root, &mut path, target.no_symlinks)?;
-    let name = path.name().ok_or(Failure { op: Op::Resolve, errno: Errno::INVAL })?;
-    match target.kind {
-        TargetKind::Directory => mkdir(parent.as_fd(), name)?,
-        TargetKind::File => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
-                Ok(_) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(Failure { op: Op::MakeTarget, errno }),
-            }
+    for _ in 0..LINKS_MAX {
+        let parent = make_parents(root, &mut path, target.no_symlinks)?;
+        let made = match target.kind {
+            TargetKind::Directory => mkdir(parent.as_fd(), path.name()?)?,
+            TargetKind::File => create(parent.as_fd(), path.name()?)?,
+        };
+        match open_inside(root, path.whole()?, OFlags::empty(), target.no_symlinks) {
+            // There is something of that name, and it leads nowhere: a link.
+            Err(Errno::NOENT) if !made => path.follow(parent.as_fd())?,
+            result => return result.during(Op::Resolve),
         }
     }
-    open_inside(root, &target.path, OFlags::empty(), target.no_symlinks).during(Op::Resolve)
+    Err(Failure { op: Op::Resolve, errno: Errno::LOOP })
 }
 
 /// Opens the directory that holds (or will hold) the last component, making missing directories on the way.
 pub(super) fn make_parents(root: BorrowedFd<'_>, path: &mut PathBuffer, no_symlinks: bool) -> Result<OwnedFd, Failure> {
-    let mut parent = open_inside(root, c"/", OFlags::DIRECTORY, true).during(Op::Resolve)?;
+    let top = || open_inside(root, c"/", OFlags::DIRECTORY, true).during(Op::Resolve);
+    let mut parent = top()?;
+    let mut links = 0;
+    path.cut = 0;
     while let Some((prefix, name)) = path.next_directory() {
-        parent = match open_inside(root, prefix, OFlags::DIRECTORY, no_symlinks) {
+        let found = match open_inside(root, prefix, OFlags::DIRECTORY, no_symlinks) {
             Err(Errno::NOENT) => {
-                mkdir(parent.as_fd(), name)?;
-                open_inside(root, prefix, OFlags::DIRECTORY, no_symlinks).during(Op::Resolve)?
+                let made = mkdir(parent.as_fd(), name)?;
+                match open_inside(root, prefix, OFlags::DIRECTORY, no_symlinks) {
+                    Err(Errno::NOENT) if !made && links < LINKS_MAX => None,
+                    result => Some(result.during(Op::Resolve)?),
+                }
             }
-            result => result.during(Op::Resolve)?,
+            result => Some(result.during(Op::Resolve)?),
+        };
+        parent = match found {
+            Some(directory) => directory,
+            None => {
+                links += 1;
+                path.follow(parent.as_fd())?;
+                top()?
+            }
         };
     }
     Ok(parent)
 }
 
-fn mkdir(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Failure> {
+fn create(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Failure> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(Failure { op: Op::MakeTarget, errno }),
+    }
+}
+
+/// True when it was made, false when something of that name is there.
+fn mkdir(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Failure> {
     match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
         Err(errno) => Err(Failure { op: Op::MakeTarget, errno }),
     }
 }
@@ -86,16 +115,13 @@ pub(super) struct PathBuffer {
 
 impl PathBuffer {
     pub(super) fn new(path: &CStr) -> Result<PathBuffer, Failure> {
-        let mut bytes = [0; libc::PATH_MAX as usize];
         let mut source = path.to_bytes();
         while let [rest @ .., b'/'] = source {
             source = rest;
         }
-        let too_long = Failure { op: Op::Resolve, errno: Errno::NAMETOOLONG };
-        // One byte more stays zero: the terminator.
-        let room = bytes.get_mut(..source.len()).filter(|room| room.len() < libc::PATH_MAX as usize).ok_or(too_long)?;
-        room.copy_from_slice(source);
-        Ok(PathBuffer { bytes, len: source.len(), cut: 0 })
+        let mut buffer = PathBuffer { bytes: [0; libc::PATH_MAX as usize], len: 0, cut: 0 };
+        buffer.append(source)?;
+        Ok(buffer)
     }
 
     /// The next longer prefix that names a directory (never the whole path), and its last component.
@@ -116,9 +142,53 @@ impl PathBuffer {
     }
 
     /// The last component.
-    pub(super) fn name(&self) -> Option<&CStr> {
-        let start = self.bytes.get(..self.len)?.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-        CStr::from_bytes_until_nul(self.bytes.get(start..)?).ok().filter(|name| !name.is_empty())
+    pub(super) fn name(&self) -> Result<&CStr, Failure> {
+        let name = || {
+            let start = self.bytes.get(..self.len)?.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+            CStr::from_bytes_until_nul(self.bytes.get(start..)?).ok().filter(|name| !name.is_empty())
+        };
+        name().ok_or(Failure { op: Op::Resolve, errno: Errno::INVAL })
+    }
+
+    /// The path as it stands, links followed so far.
+    fn whole(&self) -> Result<&CStr, Failure> {
+        CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Failure { op: Op::Resolve, errno: Errno::INVAL })
+    }
+
+    /// Puts what the link at the cut (or at the end) says in its place; begins anew. The kernel resolves the result,
+    /// inside the root, so a link's `..` leads nowhere else than there.
+    fn follow(&mut self, parent: BorrowedFd<'_>) -> Result<(), Failure> {
+        let fail = |errno| Failure { op: Op::Resolve, errno };
+        // After `next_directory` the text ends at the cut; without a further directory it ends at the end.
+        let end = self.bytes.iter().position(|&byte| byte == 0).unwrap_or(self.len);
+        let before = self.bytes.get(..end).ok_or(fail(Errno::INVAL))?;
+        let start = before.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+        let name = CStr::from_bytes_until_nul(self.bytes.get(start..).unwrap_or_default());
+        let mut said = [0u8; libc::PATH_MAX as usize];
+        let length = sys::read_link(parent, name.map_err(|_| fail(Errno::INVAL))?, &mut said).map_err(fail)?;
+        let said = said.get(..length).unwrap_or_default();
+        let rest = if end < self.len { self.bytes.get(end + 1..self.len).unwrap_or_default() } else { &[] };
+        let head = if said.first() == Some(&b'/') { &[] } else { self.bytes.get(..start).unwrap_or_default() };
+        let mut joined = PathBuffer { bytes: [0; libc::PATH_MAX as usize], len: 0, cut: 0 };
+        for part in [head, said] {
+            joined.append(part)?;
+        }
+        if !rest.is_empty() {
+            joined.append(b"/")?;
+            joined.append(rest)?;
+        }
+        *self = joined;
+        Ok(())
+    }
+
+    fn append(&mut self, part: &[u8]) -> Result<(), Failure> {
+        let end = self.len + part.len();
+        let too_long = Failure { op: Op::Resolve, errno: Errno::NAMETOOLONG };
+        // The last byte stays zero: the terminator.
+        let room = self.bytes.get_mut(self.len..end).filter(|_| end < libc::PATH_MAX as usize).ok_or(too_long)?;
+        room.copy_from_slice(part);
+        self.len = end;
+        Ok(())
     }
 }
 
@@ -134,8 +204,8 @@ mod tests {
             seen.push((prefix.to_owned(), name.to_owned()));
         }
         assert_eq!(seen, [(c"//a".to_owned(), c"a".to_owned()), (c"//a/bc".to_owned(), c"bc".to_owned())]);
-        assert_eq!(path.name(), Some(c"d"));
-        assert_eq!(PathBuffer::new(c"/").ok().expect("short").name(), None);
+        assert_eq!(path.name().ok(), Some(c"d"));
+        assert!(PathBuffer::new(c"/").ok().expect("short").name().is_err());
         let long = std::ffi::CString::new(vec![b'a'; libc::PATH_MAX as usize]).expect("no NUL");
         assert!(PathBuffer::new(&long).is_err());
     }

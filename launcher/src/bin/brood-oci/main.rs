@@ -109,7 +109,17 @@ struct Runtime {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            Messages::default().error(&brood_launcher::usage::one_line(&error));
+            return ExitCode::FAILURE;
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
     let runs = matches!(cli.command, Some(Command::Run(_)));
     let messages =
         Messages::new(cli.log.as_deref(), cli.log_format, cli.debug || cli.log_level.as_deref() == Some("debug"));

@@ -433,12 +433,49 @@ pub fn start_time(pid: i32) -> Option<u64> {
 /// The process's state letter and start time, zombies too: their pid is not free yet.
 #[must_use]
 pub fn state_and_start_time(pid: i32) -> Option<(char, u64)> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses and may hold anything, parentheses too.
-    let after_name = stat.iter().rposition(|&byte| byte == b')')?;
-    let mut fields = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?.split(' ');
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    ProcStat::read(pid).map(|stat| (stat.state, stat.start_time))
+}
+
+/// The fields of `/proc/PID/stat` (proc_pid_stat(5)) that identify a process and tell of its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcStat {
+    /// Field 3; `Z` is a zombie.
+    pub state: char,
+    /// Field 4.
+    pub parent: i32,
+    /// Field 22.
+    pub start_time: u64,
+    /// Field 52: a wait status (wait(2)), for a zombie and a reader who may ptrace.
+    pub exit_code: i32,
+}
+
+impl ProcStat {
+    /// Reads the fields; `None` when there is no such process.
+    #[must_use]
+    pub fn read(pid: i32) -> Option<ProcStat> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name in parentheses and may hold anything, parentheses too.
+        let after_name = stat.iter().rposition(|&byte| byte == b')')?;
+        let fields: Vec<&str> = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?.trim_end().split(' ').collect();
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(ProcStat {
+            state: field(3)?.chars().next()?,
+            parent: field(4)?.parse().ok()?,
+            start_time: field(22)?.parse().ok()?,
+            exit_code: field(52)?.parse().ok()?,
+        })
+    }
+}
+
+/// The exit of a process that is not our child: from its zombie, or, once that was reaped by its parent, from what the
+/// kernel keeps for holders of a handle (`PIDFD_GET_INFO`, Linux 6.15).
+#[must_use]
+pub fn exit_of_stranger(record: PidRecord, pidfd: std::os::fd::BorrowedFd<'_>) -> Option<ExitRecord> {
+    let zombie = ProcStat::read(record.pid).filter(|stat| stat.start_time == record.start_time && stat.state == 'Z');
+    let wait_status = zombie.map(|stat| stat.exit_code).or_else(|| crate::sys::pidfd_exit_status(pidfd))?;
+    let signal = Some((wait_status & 0x7f) as u8).filter(|signal| *signal != 0);
+    let code = signal.is_none().then_some((wait_status >> 8) as u8);
+    Some(ExitRecord::new(code, signal, now_ns()))
 }
 
 /// A handle on the recorded process; `None` when it is gone and its pid perhaps somebody else's.
@@ -483,6 +520,24 @@ mod tests {
         assert_eq!(dir.read_state().unwrap(), state);
         std::fs::write(dir.path().join("state.json"), "{\"id\":").unwrap();
         assert!(dir.read_state().unwrap_err().to_string().contains("state.json: damaged: EOF"));
+    }
+
+    #[test]
+    fn the_exit_of_a_stranger_is_seen_before_and_after_its_reaping() {
+        use std::os::fd::AsFd;
+        for (script, status) in [("exit 7", 7), ("kill -9 $$", 137)] {
+            let mut child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pid = Pid::from_child(&child);
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+            let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut poll, None).unwrap();
+            let raw = pid.as_raw_nonzero().get();
+            let record = PidRecord { pid: raw, start_time: state_and_start_time(raw).unwrap().1 };
+            assert_eq!(exit_of_stranger(record, pidfd.as_fd()).unwrap().status, status);
+            child.wait().unwrap();
+            // Kernels before 6.15 keep nothing for us: then there is no status, but never a wrong one.
+            assert!(exit_of_stranger(record, pidfd.as_fd()).is_none_or(|exit| exit.status == status));
+        }
     }
 
     #[test]

@@ -337,3 +337,15 @@ pub fn peek_ended_child() -> Result<Option<EndedChild>> {
     let exited = info.si_code == libc::CLD_EXITED;
     Ok(Some(EndedChild { pid, code: exited.then_some(status), signal: (!exited).then_some(status) }))
 }
+
+/// The wait status that the kernel keeps for holders of a pidfd after the process was reaped (`PIDFD_GET_INFO` with
+/// `PIDFD_INFO_EXIT`, Linux 6.15); `None` before that, and on older kernels.
+#[must_use]
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    // SAFETY: pidfd_info is plain data; all zeroes is valid.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: the request reads and writes one pidfd_info, which outlives the call.
+    check(c_long::from(unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) })).ok()?;
+    (info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(info.exit_code)
+}

@@ -1,17 +1,17 @@
 //! The effects: the only code that acts.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use brood_launcher::cgroup;
 use brood_launcher::report::{Outcome, ReportReader, errno_text};
 use brood_launcher::signal;
-use brood_launcher::state::{ContainerDir, ExitRecord, INIT, now_ns};
+use brood_launcher::state::{ContainerDir, ExitRecord, INIT, PidRecord, exit_of_stranger, now_ns};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::{Record, Supervisor};
+use super::{Reaper, Record, Supervisor};
 use crate::journal::JournalEvent;
 use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
 
@@ -120,7 +120,7 @@ impl Supervisor {
         let mut records = self.records.borrow_mut();
         let Some(record) = records.get_mut(&instance) else { return };
         let pidfd = record.pidfd.take();
-        if let (true, Some(pidfd)) = (record.own_child, &pidfd) {
+        if let (Reaper::Us, Some(pidfd)) = (record.reaper, &pidfd) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
                 tracing::error!(container = record.state.id, %errno, "reap");
@@ -136,18 +136,15 @@ impl Supervisor {
             let records = self.records.borrow();
             let Some(record) = records.get(&instance) else { return };
             let Some(pidfd) = &record.pidfd else { return };
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
-                Ok(Some(status)) => ExitRecord::of(&status, now_ns()),
-                Err(Errno::CHILD) if !record.own_child => {
-                    // The keeper is its parent and will tell us; without a keeper nobody can.
-                    match &self.keeper {
-                        Some(keeper) if keeper.alive() => return,
-                        _ => ExitRecord::unknown("reaped by another process after a double fault", now_ns()),
-                    }
+            match record.reaper {
+                Reaper::Us => peek(pidfd.as_fd()),
+                // It will tell us; what it tells is as good as what we could see.
+                Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => return,
+                Reaper::Keeper | Reaper::Stranger => {
+                    let pid = PidRecord { pid: record.pid, start_time: record.start_time };
+                    exit_of_stranger(pid, pidfd.as_fd())
+                        .unwrap_or_else(|| ExitRecord::unknown("reaped by another process", now_ns()))
                 }
-                Ok(None) => ExitRecord::unknown("its handle became readable without an exit", now_ns()),
-                Err(errno) => ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns()),
             }
         };
         self.event(instance, Event::Exited(exit));
@@ -167,6 +164,16 @@ impl Supervisor {
             };
             supervisor.event(instance, Event::Removed(result));
         });
+    }
+}
+
+/// The status of a child of ours, which stays a zombie.
+fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
+        Ok(Some(status)) => ExitRecord::of(&status, now_ns()),
+        Ok(None) => ExitRecord::unknown("its handle became readable without an exit", now_ns()),
+        Err(errno) => ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns()),
     }
 }
 

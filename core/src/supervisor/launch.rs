@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::act::internal;
-use super::{Order, Record, StdioOrder, Supervisor};
+use super::{Order, Reaper, Record, StdioOrder, Supervisor};
 use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
 use crate::zygotes::LaunchError;
 
@@ -92,7 +92,7 @@ impl Supervisor {
             Ok(record) => {
                 let dir = reserved.keep();
                 let start_time = record.start_time;
-                let record = Record { dir, state, pid, start_time, pidfd: Some(pidfd), own_child: true };
+                let record = Record { dir, state, pid, start_time, pidfd: Some(pidfd), reaper: Reaper::Us };
                 self.records.borrow_mut().insert(instance, record);
                 self.event(instance, Event::Cloned { pid });
                 Ok(())

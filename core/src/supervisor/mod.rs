@@ -90,8 +90,18 @@ struct Record {
     start_time: u64,
     /// Open from the clone until the process is reaped.
     pidfd: Option<OwnedFd>,
-    /// Reaped by us; an adopted one is reaped by the keeper, which tells us the status.
-    own_child: bool,
+    reaper: Reaper,
+}
+
+/// Whose child a container's init is, and so who reaps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaper {
+    /// Launched by us.
+    Us,
+    /// Inherited from an earlier supervisor by the keeper, which tells us the status.
+    Keeper,
+    /// Inherited by somebody else while no daemon was there; the kernel tells, if it is new enough.
+    Stranger,
 }
 
 /// A container as `state` and `list` show it.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | exit file | stopped, with that exit |
 //! | process alive, same start time | running (or created), watched; the keeper is its parent now and reaps it |
+//! | the same, but no keeper was there either | as above; its status is read from the zombie, or from the kernel (6.15) |
 //! | process gone, the keeper knows | stopped, with the keeper's record |
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
@@ -14,10 +15,10 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, Manager, START_SOCKET, StateError, now_ns, open_process,
+    ContainerDir, ContainerState, ExitRecord, INIT, Manager, ProcStat, START_SOCKET, StateError, now_ns, open_process,
 };
 
-use super::{Record, Supervisor};
+use super::{Reaper, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
 use crate::registry::Event;
 
@@ -62,7 +63,12 @@ impl Supervisor {
         let known = init.read_exit().ok();
         let pidfd = if known.is_some() { None } else { open_process(pid) };
         let parked = dir.path().join(START_SOCKET).exists();
-        let record = |pidfd| Record { dir, state, pid: pid.pid, start_time: pid.start_time, pidfd, own_child: false };
+        let keeper = nix::unistd::getppid().as_raw();
+        let reaper = match ProcStat::read(pid.pid) {
+            Some(stat) if pidfd.is_some() && stat.parent != keeper => Reaper::Stranger,
+            _ => Reaper::Keeper,
+        };
+        let record = |pidfd| Record { dir, state, pid: pid.pid, start_time: pid.start_time, pidfd, reaper };
         let instance = self.core.borrow_mut().adopt(&id, pid.pid, parked, known.clone());
         match (known, pidfd) {
             (Some(_), _) => drop(self.records.borrow_mut().insert(instance, record(None))),
@@ -104,7 +110,7 @@ impl Supervisor {
     fn kept_exit(self: &Rc<Self>, kept: &KeptExit) {
         let instance = self.records.borrow().iter().find_map(|(instance, record)| {
             let same = record.pid == kept.pid && record.start_time == kept.start_time;
-            (same && !record.own_child).then_some(*instance)
+            (same && record.reaper != Reaper::Us).then_some(*instance)
         });
         if let Some(instance) = instance {
             // Once the exit is durable, `Reap` tells the keeper.

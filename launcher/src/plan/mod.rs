@@ -321,6 +321,9 @@ pub enum Step {
 }
 
 impl Step {
+    /// How many kinds of steps there are.
+    pub const KINDS: usize = 33;
+
     /// The step's name as errors, logs and documents give it.
     #[must_use]
     pub fn name(&self) -> &'static str {

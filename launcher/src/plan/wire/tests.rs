@@ -102,6 +102,7 @@ fn every_step_has_a_name_of_its_own() {
     let steps = one_of_each();
     let names: BTreeSet<&str> = steps.iter().map(Step::name).collect();
     assert_eq!(names.len(), steps.len(), "{names:?}");
+    assert_eq!(steps.len(), Step::KINDS);
 }
 
 #[test]

@@ -1,0 +1,177 @@
+//! The after-clone contract: between clone3 and execve nothing allocates and nothing frees.
+//!
+//! The allocator of this test program ends any process but the first with status 99. Plans with every kind of step
+//! that works outside of a zygote are run under it; the program at their end is an empty file, so that the child's last
+//! report is a failed execve: proof that it came that far.
+
+#![expect(unsafe_code, reason = "a global allocator")]
+#![expect(clippy::print_stdout, reason = "a test program without a harness")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use brood_launcher::plan::{BuildOptions, Launch, Stdio, Step, build};
+use brood_launcher::report::{Outcome, ReportReader};
+use brood_launcher::spawn::Host;
+use brood_launcher::state::StateRoot;
+use rustix::process::{WaitId, WaitIdOptions};
+use serde_json::{Value, json};
+
+/// Exit status of a child that allocated.
+const ALLOCATED: i32 = 99;
+
+struct FirstProcessOnly;
+
+static FIRST: AtomicI32 = AtomicI32::new(0);
+
+impl FirstProcessOnly {
+    fn check() {
+        let first = FIRST.load(Ordering::Relaxed);
+        // In a new pid namespace the child is pid 1, which the first process is not.
+        if first != 0 && rustix::process::getpid().as_raw_nonzero().get() != first {
+            brood_launcher::sys::exit_now(ALLOCATED);
+        }
+    }
+}
+
+// SAFETY: hands everything to the system's allocator.
+unsafe impl GlobalAlloc for FirstProcessOnly {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        FirstProcessOnly::check();
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        FirstProcessOnly::check();
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: FirstProcessOnly = FirstProcessOnly;
+
+fn main() {
+    FIRST.store(rustix::process::getpid().as_raw_nonzero().get(), Ordering::Relaxed);
+    let temp = tempfile::tempdir().unwrap();
+    let rootfs = temp.path().join("rootfs");
+    std::fs::create_dir(&rootfs).unwrap();
+    // An image that makes the resolver work: a link that leads nowhere yet, and one that leads out.
+    std::os::unix::fs::symlink("made/by/us", rootfs.join("dangling")).unwrap();
+    std::os::unix::fs::symlink("/../../../../..", rootfs.join("out")).unwrap();
+    std::fs::write(rootfs.join("program"), "").unwrap();
+    std::fs::set_permissions(rootfs.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
+
+    let mut seen = BTreeSet::new();
+    seen.extend(run(temp.path(), user_namespace(), false));
+    seen.extend(run(temp.path(), joined_namespaces(), true));
+    // The zygote's own: `/lower` and `/scratch` are there only. `tests/run.rs` runs it in every embedded container.
+    let elsewhere = ["overlay root"];
+    println!("{} kinds of steps ran without the allocator", seen.len());
+    assert_eq!(seen.len() + elsewhere.len(), Step::KINDS, "steps that ran: {seen:?}");
+    println!("test result: ok. 2 passed; 0 failed");
+}
+
+fn config(namespaces: &[Value], linux: Value) -> Value {
+    let mut config = json!({
+        "ociVersion": "1.2.0",
+        "process": {
+            "user": {"uid": 7, "gid": 8, "umask": 0o27, "additionalGids": [9, 10]},
+            "args": ["program"], "env": ["PATH=/nowhere:/:/bin", "HOME=/"], "cwd": "/work/deep",
+            "capabilities": {
+                "bounding": ["CAP_KILL", "CAP_CHOWN"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"],
+                "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"],
+            },
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 100}],
+            "noNewPrivileges": true, "oomScoreAdj": 500,
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "after-clone", "domainname": "example.org",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "rnoexec"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "ro", "strictatime"]},
+            {"destination": "/work/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+            {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
+            {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
+            {"destination": "/work/deep", "type": "none", "options": ["remount", "noexec"]},
+        ],
+        "linux": {
+            "maskedPaths": ["/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/proc/missing"],
+            "readonlyPaths": ["/proc/sys", "/proc/missing"],
+        },
+    });
+    config["linux"]["namespaces"] = namespaces.into();
+    for (key, value) in linux.as_object().unwrap() {
+        config["linux"][key] = value.clone();
+    }
+    config
+}
+
+fn new(kinds: &[&str]) -> Vec<Value> {
+    kinds.iter().map(|kind| json!({"type": kind})).collect()
+}
+
+fn user_namespace() -> Value {
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let namespaces = new(&["mount", "pid", "ipc", "uts", "network", "cgroup", "time", "user"]);
+    let offsets = json!({"monotonic": {"secs": 5, "nanosecs": 6}, "boottime": {"secs": 7}});
+    config(&namespaces, json!({"uidMappings": mapping, "gidMappings": mapping, "timeOffsets": offsets}))
+}
+
+fn joined_namespaces() -> Value {
+    let mut namespaces = new(&["mount", "pid", "uts"]);
+    namespaces.extend(["ipc", "network", "cgroup"].map(|kind| {
+        let file = if kind == "network" { "net" } else { kind };
+        json!({"type": kind, "path": format!("/proc/self/ns/{file}")})
+    }));
+    config(&namespaces, json!({}))
+}
+
+/// Runs a configuration to its execve and returns the names of its steps.
+fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
+    let spec = serde_json::from_value(config).unwrap();
+    let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(if park { "parked" } else { "run" }).unwrap();
+    let (status, status_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let Launch { mut plan, fds } = build(
+        &spec,
+        BuildOptions {
+            bundle: bundle.to_owned(),
+            host_overlay: false,
+            stdio: stdio(),
+            status: status_write,
+            park: park.then(|| dir.listen_for_start().unwrap()),
+            cgroup: None,
+            from_zygote: false,
+            die_with_parent: Some(9),
+        },
+    )
+    .unwrap();
+    let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
+    drop(fds);
+    let mut reader = ReportReader::default();
+    reader.read_to_end(&status).unwrap();
+    let mut outcome = reader.finish(&plan);
+    if park {
+        assert_eq!(outcome, Outcome::Parked);
+        let mut reader = ReportReader::default();
+        reader.read_to_end(&dir.connect_for_start().unwrap()).unwrap();
+        outcome = reader.finish_start();
+    }
+    let ended = rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+    let Outcome::Failed(error) = outcome else { panic!("{outcome:?}, status {:?}", ended.exit_status()) };
+    assert_eq!(error.step, "exec", "{error}");
+    assert_ne!(ended.exit_status(), Some(ALLOCATED));
+    assert!(bundle.join("rootfs/made/by/us").is_dir(), "the dangling link was followed");
+    plan.steps.drain(..).map(|step| step.name()).collect()
+}
+
+fn stdio() -> Stdio {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let copy: OwnedFd = write.try_clone().unwrap();
+    Stdio { stdin: read, stdout: write, stderr: copy }
+}

@@ -67,6 +67,9 @@ fn main() {
     std::fs::write(rootfs.join("program"), "").unwrap();
     std::fs::set_permissions(rootfs.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
 
+    // The container's root makes the mount points, and in a user namespace that is this user.
+    std::os::unix::fs::chown(&rootfs, Some(100_000), Some(100_000)).unwrap();
+
     let mut seen = BTreeSet::new();
     seen.extend(run(temp.path(), user_namespace(), false));
     seen.extend(run(temp.path(), joined_namespaces(), true));

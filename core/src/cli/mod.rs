@@ -27,19 +27,26 @@ pub const FAILED: u8 = 125;
 #[command(name = "brood", version, about = "High-throughput container supervisor", disable_help_subcommand = true)]
 struct Cli {
     /// The daemon's socket, as unix://PATH [default: brood.sock in the state directory]
-    #[arg(long, global = true, env = "BROOD_HOST", value_name = "unix://PATH")]
+    #[arg(long, global = true, help_heading = "Global options", env = "BROOD_HOST", value_name = "unix://PATH")]
     host: Option<String>,
     /// State directory
-    #[arg(long, global = true, env = "BROOD_ROOT", value_name = "DIR", default_value = "/run/brood")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "BROOD_ROOT",
+        value_name = "DIR",
+        default_value = "/run/brood"
+    )]
     root: PathBuf,
     /// Least severe level that is logged: error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "LEVEL")]
     log_level: Option<tracing::level_filters::LevelFilter>,
     /// Form of the log
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "text")]
     log_format: LogFormat,
     /// The same as --log-level debug
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     debug: bool,
     #[command(subcommand)]
     command: Command,

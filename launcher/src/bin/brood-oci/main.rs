@@ -25,25 +25,25 @@ use crate::messages::{LogFormat, Messages};
 #[command(about = "OCI runtime: starts and manages containers from OCI bundles, without a daemon")]
 struct Cli {
     /// Directory for container state [default: /run/brood, or $XDG_RUNTIME_DIR/brood for an ordinary user]
-    #[arg(long, global = true, env = "BROOD_ROOT", value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Global options", env = "BROOD_ROOT", value_name = "DIR")]
     root: Option<PathBuf>,
     /// Also write messages to this file
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE")]
     log: Option<String>,
     /// Format of the log file
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "text")]
     log_format: LogFormat,
     /// Least severe level that is written
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "LEVEL")]
     log_level: Option<String>,
     /// Write debug messages too
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     debug: bool,
     /// Cgroups by way of systemd (not supported yet)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     systemd_cgroup: bool,
     /// How cgroups are managed
-    #[arg(long, global = true, value_enum, default_value = "cgroupfs")]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "cgroupfs")]
     cgroup_manager: CgroupManager,
     /// Ignore errors that an ordinary user cannot avoid
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]

@@ -164,6 +164,13 @@ struct Step {
       fd @2 :FdIndex;
     }
 
+    joinContainer :group {
+      # setns(2) by the pidfd of a container's init process: all of these namespaces at once (an exec).
+      pidfd @60 :FdIndex;
+      namespaces @61 :UInt32;
+      # CLONE_NEW* bits.
+    }
+
     newSession @3 :Void;
     # setsid(2)
 

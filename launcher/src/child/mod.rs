@@ -99,6 +99,7 @@ impl<'a> Child<'a> {
         match step {
             Step::EnterUserNamespace => self.enter_user_namespace(),
             Step::JoinNamespace { kind, fd } => self.join_namespace(*kind, *fd),
+            Step::JoinContainer { pidfd, namespaces } => self.join_container(*pidfd, *namespaces),
             Step::NewSession => rustix::process::setsid().map(drop).during(Op::Call),
             Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).during(Op::Call),
             Step::NewTimeNamespace { offsets } => self.new_time_namespace(offsets),

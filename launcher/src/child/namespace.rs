@@ -33,6 +33,19 @@ impl Child<'_> {
         sys::setns(self.fd(fd)?, kind).during(Op::Call)
     }
 
+    /// One setns(2) for all of them: the kernel takes the user namespace first, and the rest with its rights. The root
+    /// directory is the container's from here on.
+    pub(super) fn join_container(&mut self, pidfd: FdIndex, namespaces: u32) -> Done {
+        sys::setns(self.fd(pidfd)?, namespaces as i32).during(Op::Call)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.made_root = Some(rustix::fs::open(c"/", flags, Mode::empty()).during(Op::Resolve)?);
+        if namespaces & libc::CLONE_NEWUSER as u32 != 0 {
+            sys::set_gid(0).during(Op::SetGid)?;
+            sys::set_uid(0).during(Op::SetUid)?;
+        }
+        Ok(())
+    }
+
     /// Offsets may be written only as long as nobody is in the namespace; execve moves us in (time_namespaces(7)).
     pub(super) fn new_time_namespace(&self, offsets: &[u8]) -> Done {
         sys::unshare(libc::CLONE_NEWTIME).during(Op::Call)?;

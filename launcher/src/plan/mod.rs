@@ -16,6 +16,7 @@
 mod build;
 mod cgroup_mounts;
 mod defaults;
+mod exec;
 mod mounts;
 mod process;
 pub mod wire;
@@ -24,6 +25,7 @@ use std::ffi::CString;
 
 pub use build::{BuildOptions, PlanError, Stdio, build};
 pub use defaults::{DefaultBundle, default_spec};
+pub use exec::{ExecOptions, build_exec};
 
 /// Position of a descriptor in the list that accompanies a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,6 +162,14 @@ pub enum Step {
         kind: NamespaceKind,
         /// The namespace.
         fd: FdIndex,
+    },
+    /// Join the namespaces of a container's init process (an exec): all in one setns(2) by its pidfd, Linux 5.8.
+    JoinContainer {
+        /// The init process.
+        pidfd: FdIndex,
+        /// `CLONE_NEW*` bits of the namespaces that differ from ours. The pid namespace is joined before the clone
+        /// ([`Plan::pid_namespace`]).
+        namespaces: u32,
     },
     /// `setsid`: the container gets a session of its own, away from our terminal.
     NewSession,
@@ -322,7 +332,7 @@ pub enum Step {
 
 impl Step {
     /// How many kinds of steps there are.
-    pub const KINDS: usize = 33;
+    pub const KINDS: usize = 34;
 
     /// The step's name as errors, logs and documents give it.
     #[must_use]
@@ -330,6 +340,7 @@ impl Step {
         match self {
             Step::EnterUserNamespace => "enter user namespace",
             Step::JoinNamespace { .. } => "join namespace",
+            Step::JoinContainer { .. } => "join container",
             Step::NewSession => "new session",
             Step::NewCgroupNamespace => "new cgroup namespace",
             Step::NewTimeNamespace { .. } => "new time namespace",
@@ -391,6 +402,7 @@ impl Step {
                 argv.first().map_or_else(String::new, |a| format!("process.args[0] {}", text(a)))
             }
             Step::EnterUserNamespace
+            | Step::JoinContainer { .. }
             | Step::NewSession
             | Step::NewCgroupNamespace
             | Step::NewTimeNamespace { .. }

@@ -34,6 +34,13 @@ fn open_tree(path: &Path, recursive: bool, propagation: u64) -> Result<OwnedFd, 
 pub(super) struct RootFs(OwnedFd);
 
 impl RootFs {
+    /// The root of a running container.
+    pub(super) fn of_process(pid: i32) -> Result<RootFs, Errno> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty()).map(RootFs)
+    }
+
     /// Reads a small file of the rootfs, resolved inside it; `None` when there is none or it is no regular file.
     /// At most `limit` bytes are read (CVE-2026-47262).
     pub(super) fn read_file(&self, path: &str, limit: u64) -> Option<String> {

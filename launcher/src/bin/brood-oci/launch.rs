@@ -1,12 +1,12 @@
 //! `create` and `run`.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use brood_launcher::plan::Stdio;
-use brood_launcher::prepare::{self, Order, PrepareError, Source};
+use brood_launcher::plan::{Launch, Stdio};
+use brood_launcher::prepare::{self, Order, PrepareError, Prepared, Source};
 use brood_launcher::report::{Outcome, ReportReader, StepError};
 use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerDir, ExitRecord, INIT, Manager, now_ns};
@@ -100,8 +100,7 @@ pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
     let (dir, spawned) = launch(runtime, args.create, false)?;
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
-    forwarder.until_exit(spawned.pidfd.as_fd()).context("wait for the container")?;
-    let record = reap(spawned.pidfd.as_fd())?;
+    let record = wait(&forwarder, &spawned)?;
     dir.process(INIT).write_exit(&record)?;
     if !args.keep {
         lifecycle::remove(&dir)?;
@@ -125,31 +124,71 @@ fn launch(runtime: &Runtime, args: CreateArgs, park: bool) -> anyhow::Result<(Co
     for note in &prepared.notes {
         runtime.messages.warning(note);
     }
-    // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("PR_SET_DUMPABLE")?;
-    let spawned = Host::open(false)?.spawn(&prepared.launch.plan, &prepared.launch.fds)?;
-    runtime.messages.debug(&format!("cloned pid {}", spawned.pid));
-    let plan = prepared.launch.plan;
-    // Our copies of the child's descriptors; the status pipe would never end with its write end held here.
-    drop(prepared.launch.fds);
+    let Prepared { launch, status, reserved, .. } = prepared;
+    let spawned = Launching { launch, status }
+        .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from))?;
+    Ok((reserved.keep(), spawned))
+}
 
-    let mut reader = ReportReader::default();
-    let recorded = prepared.reserved.record_pid(spawned.pid);
-    reader.read_to_end(&prepared.status).context("status pipe")?;
-    let ended = match (reader.finish(&plan), recorded) {
-        (Outcome::Running | Outcome::Parked, Ok(_)) => None,
-        (Outcome::Running | Outcome::Parked, Err(error)) => Some(error.into()),
-        (Outcome::Failed(error), _) => Some(NotStarted::from(error).into()),
-        (Outcome::Vanished, _) => Some(NotStarted::Vanished.into()),
-    };
-    let ended = ended.or_else(|| args.pid_file.and_then(|path| write_pid_file(&path, spawned.pid).err()));
-    if let Some(error) = ended {
-        // Whatever the child was doing, it must be gone before its cgroup can go.
-        let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
-        reap(spawned.pidfd.as_fd())?;
-        return Err(error);
+/// A launch on its way, of a container or of an exec.
+pub struct Launching {
+    pub launch: Launch,
+    /// Read end of the status pipe.
+    pub status: OwnedFd,
+}
+
+impl Launching {
+    /// Clones, and waits until the child runs or is parked. On failure no child is left.
+    pub fn run(self, pid_file: Option<&Path>) -> anyhow::Result<Spawned> {
+        self.run_with(pid_file, |_| Ok(()))
     }
-    Ok((prepared.reserved.keep(), spawned))
+
+    fn run_with(
+        self,
+        pid_file: Option<&Path>,
+        record: impl FnOnce(i32) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Spawned> {
+        // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
+        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("PR_SET_DUMPABLE")?;
+        let Launch { plan, fds } = self.launch;
+        let spawned = Host::open(false)?.spawn(&plan, &fds)?;
+        // Our copies of the child's descriptors; the status pipe would never end with its write end held here.
+        drop(fds);
+        let started = record(spawned.pid).and_then(|()| {
+            let mut reader = ReportReader::default();
+            reader.read_to_end(&self.status).context("status pipe")?;
+            match reader.finish(&plan) {
+                Outcome::Running | Outcome::Parked => {}
+                Outcome::Failed(error) => return Err(NotStarted::from(error).into()),
+                Outcome::Vanished => return Err(NotStarted::Vanished.into()),
+            }
+            pid_file.map_or(Ok(()), |path| write_pid_file(path, spawned.pid))
+        });
+        if let Err(error) = started {
+            // Whatever the child was doing, it must be gone before its cgroup can go.
+            let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
+            reap(spawned.pidfd.as_fd())?;
+            return Err(error);
+        }
+        Ok(spawned)
+    }
+}
+
+/// Waits for the exit, passing signals on, and reaps.
+pub fn wait(forwarder: &Forwarder, spawned: &Spawned) -> anyhow::Result<ExitRecord> {
+    forwarder.until_exit(spawned.pidfd.as_fd()).context("wait for the process")?;
+    reap(spawned.pidfd.as_fd())
+}
+
+/// Opens a container's cgroup for an exec to be born in.
+pub fn open_cgroup(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
+    use rustix::fs::{Mode, OFlags};
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let cgroup = rustix::fs::open(path, flags, Mode::empty());
+    cgroup.map(Some).with_context(|| format!("cgroup {}", path.display()))
 }
 
 fn refuse_unsupported(args: &CreateArgs) -> anyhow::Result<()> {
@@ -169,7 +208,7 @@ fn refuse_unsupported(args: &CreateArgs) -> anyhow::Result<()> {
 }
 
 /// Copies of our own standard descriptors, out of the way of the numbers 0 to 2.
-fn inherit() -> Result<Stdio, rustix::io::Errno> {
+pub fn inherit() -> Result<Stdio, rustix::io::Errno> {
     let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
     Ok(Stdio {
         stdin: copy(rustix::stdio::stdin())?,
@@ -178,7 +217,7 @@ fn inherit() -> Result<Stdio, rustix::io::Errno> {
     })
 }
 
-fn write_pid_file(path: &std::path::Path, pid: i32) -> anyhow::Result<()> {
+fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
     brood_launcher::state::replace_file(path, pid.to_string().as_bytes(), 0o644).context("--pid-file")
 }
 

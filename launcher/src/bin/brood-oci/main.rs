@@ -2,9 +2,10 @@
 //!
 //! Options are accepted before and after the container's ID. Messages go to standard error and to `--log`, since
 //! callers parse both. `run` exits with the container's status, or 125 (set-up failed), 126 (not executable), 127 (not
-//! found); every other command exits with 0 or 1.
+//! found); `exec` with the process's, or 255; every other command with 0 or 1.
 
 mod documents;
+mod exec;
 mod launch;
 mod lifecycle;
 mod list;
@@ -77,6 +78,8 @@ enum Command {
     Start(IdArgs),
     /// Create and start a container, wait for it and delete it
     Run(launch::RunArgs),
+    /// Run one more process in a running container, and exit with its status
+    Exec(exec::ExecArgs),
     /// Print a container's state as JSON
     State(IdArgs),
     /// Send a signal to a container's init process
@@ -120,7 +123,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let runs = matches!(cli.command, Some(Command::Run(_)));
+    let (runs, execs) = (matches!(cli.command, Some(Command::Run(_))), matches!(cli.command, Some(Command::Exec(_))));
     let messages =
         Messages::new(cli.log.as_deref(), cli.log_format, cli.debug || cli.log_level.as_deref() == Some("debug"));
     let result = match &messages {
@@ -132,7 +135,11 @@ fn main() -> ExitCode {
         Err(error) => {
             messages.unwrap_or_default().error(&format!("{error:#}"));
             let status = error.downcast_ref::<launch::NotStarted>().map_or(125, launch::NotStarted::exit_status);
-            ExitCode::from(if runs { status } else { 1 })
+            ExitCode::from(match (runs, execs) {
+                (true, _) => status,
+                (_, true) => exec::EXEC_FAILED,
+                _ => 1,
+            })
         }
     }
 }
@@ -163,6 +170,7 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Create(args) => launch::create(&runtime, args),
         Command::Run(args) => launch::run(&runtime, args),
         Command::Start(args) => lifecycle::start(&runtime, &args.id),
+        Command::Exec(args) => exec::exec(&runtime, args),
         Command::State(args) => list::state(&runtime, &args.id),
         Command::Kill(args) => lifecycle::kill(&runtime, &args),
         Command::Delete(args) => lifecycle::delete(&runtime, &args),

@@ -92,6 +92,10 @@ impl Decoder {
                 kind: namespace_kind(from.get_kind().map_err(unknown("namespace kind"))?),
                 fd: self.fd("joinNamespace.fd", from.get_fd())?,
             },
+            Which::JoinContainer(from) => Step::JoinContainer {
+                pidfd: self.fd("joinContainer.pidfd", from.get_pidfd())?,
+                namespaces: from.get_namespaces(),
+            },
             Which::NewSession(()) => Step::NewSession,
             Which::NewCgroupNamespace(()) => Step::NewCgroupNamespace,
             Which::NewTimeNamespace(offsets) => Step::NewTimeNamespace { offsets: offsets?.to_vec() },

@@ -48,6 +48,11 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             to.set_kind(namespace_kind(*kind));
             to.set_fd(fd.0);
         }
+        Step::JoinContainer { pidfd, namespaces } => {
+            let mut to = to.init_join_container();
+            to.set_pidfd(pidfd.0);
+            to.set_namespaces(*namespaces);
+        }
         Step::NewSession => to.set_new_session(()),
         Step::NewCgroupNamespace => to.set_new_cgroup_namespace(()),
         Step::NewTimeNamespace { offsets } => to.set_new_time_namespace(offsets),

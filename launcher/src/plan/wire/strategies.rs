@@ -39,6 +39,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
     vec![
         Just(Step::EnterUserNamespace).boxed(),
         (namespace_kind(), fd()).prop_map(|(kind, fd)| Step::JoinNamespace { kind, fd }).boxed(),
+        (fd(), any::<u32>()).prop_map(|(pidfd, namespaces)| Step::JoinContainer { pidfd, namespaces }).boxed(),
         Just(Step::NewSession).boxed(),
         Just(Step::NewCgroupNamespace).boxed(),
         bytes().prop_map(|offsets| Step::NewTimeNamespace { offsets }).boxed(),

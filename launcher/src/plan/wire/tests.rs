@@ -79,7 +79,7 @@ macro_rules! variants {
 }
 
 variants! {
-    EnterUserNamespace JoinNamespace NewSession NewCgroupNamespace NewTimeNamespace LoopbackUp Hostname Domainname
+    EnterUserNamespace JoinNamespace JoinContainer NewSession NewCgroupNamespace NewTimeNamespace LoopbackUp Hostname Domainname
     PrivateMounts AttachRoot OverlayRoot MountFilesystem MountTree Remount Device Symlink PivotRoot ReadonlyRoot
     ReadonlyPath MaskPath Umask OomScoreAdj Rlimit Stdio WorkingDirectory BoundingSet Identity Capabilities
     NoNewPrivileges DieWithParent FindExecutable Park Exec

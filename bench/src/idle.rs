@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let outcome = Outcome { machine, netns: options.netns, version, stages, stop_us };
     print(&outcome)?;
     std::fs::create_dir_all(&options.out).with_context(|| format!("cannot make {}", options.out.display()))?;
-    let json = options.out.join("idle.json");
+    let json = options.out.join(if options.netns { "idle-netns.json" } else { "idle.json" });
     report::write_json(&outcome, &json)?;
     eprintln!("wrote {}", json.display());
     Ok(ExitCode::SUCCESS)

@@ -107,7 +107,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Writes the root file system and the two bundles.
+    /// Writes the root file system and the bundles.
     pub fn create(netns: bool) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("brood-bench-").tempdir().context("cannot make a temporary directory")?;
@@ -115,6 +115,7 @@ impl Bundle {
         bundle.write_rootfs().context("cannot make the root file system")?;
         bundle.write_config(&bundle.path(), &["/bin/true"])?;
         bundle.write_config(&bundle.probe_path(), &["/bin/sh", "-c", "echo pid $$ on $(hostname)"])?;
+        bundle.write_config(&bundle.idle_path(), &["/bin/sleep", "100000"])?;
         Ok(bundle)
     }
 
@@ -128,7 +129,12 @@ impl Bundle {
         self.directory.path().join("probe")
     }
 
-    /// The root directory of both.
+    /// The same with a program that sleeps for a day.
+    pub fn idle_path(&self) -> PathBuf {
+        self.directory.path().join("idle")
+    }
+
+    /// The root directory of all.
     pub fn rootfs(&self) -> PathBuf {
         self.directory.path().join("rootfs")
     }
@@ -152,7 +158,7 @@ impl Bundle {
             .context("no busybox found: apt-get install busybox-static")?;
         fs::copy(busybox, rootfs.join("bin/busybox"))?;
         // Hard links: an absolute symbolic link would mean the host's busybox to whoever resolves it outside.
-        for applet in ["true", "sh", "hostname"] {
+        for applet in ["true", "sh", "hostname", "sleep"] {
             fs::hard_link(rootfs.join("bin/busybox"), rootfs.join("bin").join(applet))?;
         }
         Ok(())

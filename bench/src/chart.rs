@@ -10,8 +10,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::report::{Contest, Entry, is_ours};
 use crate::shuffle::Random;
 
-const WIDTH: i32 = 1040;
-const LEFT: i32 = 130;
+const WIDTH: i32 = 1110;
+const LEFT: i32 = 200;
 const RIGHT: i32 = WIDTH - 190;
 const TOP: i32 = 96;
 const ROW: i32 = 64;

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+/// Exit status as a shell says it of a program that SIGINT ended.
+pub const STATUS: u8 = 130;
+
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn note(_signal: i32) {

@@ -17,9 +17,6 @@ use crate::shuffle::Random;
 use crate::stats::{Summary, micros};
 use crate::{chart, interrupt};
 
-/// As a shell says it of a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
-
 /// Options of `launch`.
 #[derive(Args, Debug)]
 pub struct Options {
@@ -35,7 +32,7 @@ pub struct Options {
     /// Seed of the order within the rounds
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Measure only these, e.g. floor,brood-oci,crun
+    /// Measure only these, e.g. floor,brood-rpc,crun
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the JSON and the SVG file go
@@ -44,6 +41,9 @@ pub struct Options {
     /// The brood-oci to measure [default: the one beside this executable]
     #[arg(long, value_name = "FILE")]
     brood_oci: Option<PathBuf>,
+    /// The brood to measure [default: the one beside this executable]
+    #[arg(long, value_name = "FILE")]
+    brood: Option<PathBuf>,
 }
 
 /// A contender and what it has done so far.
@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if interrupt::requested() {
         eprintln!("brood-bench: interrupted; nothing is reported");
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(ExitCode::from(interrupt::STATUS));
     }
 
     let failed = lanes.iter().any(|lane| lane.failure.is_some());
@@ -91,13 +91,16 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 /// Who takes part, according to `--only` and to what is installed.
 fn line_up(bundle: &Rc<Bundle>, options: &Options) -> Result<(Vec<Lane>, Vec<Absence>)> {
-    let mut field = contenders::find(bundle, options.brood_oci.as_deref())?;
+    let mut field = contenders::find(bundle, options.brood.as_deref(), options.brood_oci.as_deref())?;
     for name in &options.only {
-        let absent = field.absent.iter().find(|(absent, _)| absent == name);
+        let absent = field.absent.iter().find(|(absent, _)| contenders::key(absent) == *name);
         ensure!(absent.is_none(), "--only {name}: {}", absent.map_or("", |(_, reason)| reason));
-        ensure!(field.present.iter().any(|c| c.name() == name), "--only {name}: there is no such contender");
+        ensure!(
+            field.present.iter().any(|c| contenders::key(c.name()) == *name),
+            "--only {name}: there is no such contender"
+        );
     }
-    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| *only == contenders::key(name));
     field.present.retain(|contender| wanted(contender.name()));
     field.absent.retain(|(name, _)| wanted(name));
     let absent = field.absent.into_iter().map(|(name, reason)| Absence { name: name.to_owned(), reason }).collect();

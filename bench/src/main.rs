@@ -1,18 +1,24 @@
 //! `brood-bench`: measures Brood, the bare-kernel floor and the OCI runtimes found on PATH in one interleaved run.
 //!
 //! Reading order: [`launch`] (the run), [`bundle`] (what is launched), [`contenders`] (by whom), [`floor`] (the least
-//! that the kernel can be asked for), then [`stats`], [`report`] and [`chart`]. README.md says how to read the result.
+//! that the kernel can be asked for), then [`stats`], [`report`] and [`chart`]. [`throughput`] and [`idle`] put a daemon
+//! ([`daemon`]) under load by RPC ([`session`]). README.md says how to read the results.
 
 mod bundle;
 mod chart;
 mod contenders;
+mod daemon;
 mod floor;
+mod idle;
 mod interrupt;
 mod launch;
 mod machine;
+mod processes;
 mod report;
+mod session;
 mod shuffle;
 mod stats;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -30,11 +36,19 @@ struct Cli {
 enum Command {
     /// Time from nothing to a container that ran /bin/true and is gone without a trace
     Launch(launch::Options),
+    /// Launches per second when several are in flight on one RPC connection
+    Throughput(throughput::Options),
+    /// What idle containers cost: memory and descriptors of Brood's own processes
+    Idle(idle::Options),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Launch(options) } = Cli::parse();
-    match launch::run(&options) {
+    let result = match Cli::parse().command {
+        Command::Launch(options) => launch::run(&options),
+        Command::Throughput(options) => throughput::run(&options),
+        Command::Idle(options) => idle::run(&options),
+    };
+    match result {
         Ok(status) => status,
         Err(error) => {
             eprintln!("brood-bench: {error:#}");

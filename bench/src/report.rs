@@ -123,9 +123,9 @@ pub fn print_table(contest: &Contest) -> Result<()> {
 }
 
 /// Everything, with all samples.
-pub fn write_json(contest: &Contest, path: &Path) -> Result<()> {
+pub fn write_json(result: &impl Serialize, path: &Path) -> Result<()> {
     let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     let mut writer = BufWriter::new(file);
-    serde_json::to_writer(&mut writer, contest).with_context(|| format!("cannot write {}", path.display()))?;
+    serde_json::to_writer(&mut writer, result).with_context(|| format!("cannot write {}", path.display()))?;
     writer.flush().with_context(|| format!("cannot write {}", path.display()))
 }

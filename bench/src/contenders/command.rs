@@ -1,4 +1,4 @@
-//! An OCI runtime as its callers use it: `RUNTIME --root DIR run --bundle DIR ID`, the whole command from spawn to reap.
+//! A runtime as its callers use it: the whole command that runs a container, from spawn to reap.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -12,15 +12,31 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::hybrid::LegacyView;
-use super::{Contender, wait_for_exit};
+use super::{Contender, LAUNCH_LIMIT, wait_for_exit};
 use crate::bundle::{Bundle, PROBE_OUTPUT};
+use crate::daemon::{self, Daemon};
 
 /// What crun before 1.9 says in front of a cgroup layout that has controllers on both sides.
 const REFUSES_HYBRID: &str = "hybrid mode not supported";
 
+/// How often a removal that the daemon does on its own is looked for.
+const SETTLE_CHECK: Duration = Duration::from_micros(200);
+
+/// How the command line goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `RUNTIME --root DIR run --bundle DIR ID`
+    Oci,
+    /// `brood --host unix://SOCKET run --rm --name ID --bundle DIR`, with a daemon of its own for all launches.
+    Client,
+    /// `brood --root DIR run --name ID --bundle DIR`, without a daemon.
+    Embedded,
+}
+
 /// A runtime's executable and where its launches happen.
 pub struct CommandContender {
     name: &'static str,
+    form: Form,
     program: PathBuf,
     bundle: Rc<Bundle>,
     /// `--root`: the runtime's state, apart from that of containers which are none of our business.
@@ -29,22 +45,45 @@ pub struct CommandContender {
     output: Option<(File, File)>,
     /// Present when the runtime refused the machine's cgroup layout.
     legacy_view: Option<LegacyView>,
+    /// Present when the form needs one.
+    daemon: Option<Daemon>,
     launches: u64,
 }
 
 impl CommandContender {
     /// Not yet prepared.
-    pub fn new(name: &'static str, program: PathBuf, bundle: Rc<Bundle>) -> Self {
-        Self { name, program, bundle, state: PathBuf::new(), output: None, legacy_view: None, launches: 0 }
+    pub fn new(name: &'static str, form: Form, program: PathBuf, bundle: Rc<Bundle>) -> Self {
+        let state = PathBuf::new();
+        Self { name, form, program, bundle, state, output: None, legacy_view: None, daemon: None, launches: 0 }
+    }
+
+    /// The command with the options that say where state is.
+    fn command(&self) -> Command {
+        let mut command = daemon::command(&self.program);
+        match &self.daemon {
+            Some(daemon) => command.arg("--host").arg(format!("unix://{}", daemon.socket().display())),
+            None => command.arg("--root").arg(&self.state),
+        };
+        command
+    }
+
+    fn run_command(&self, bundle: PathBuf, id: &str) -> Command {
+        let mut command = self.command();
+        command.args(["run", "--bundle"]).arg(bundle);
+        match self.form {
+            Form::Oci => command.arg(id),
+            Form::Client => command.args(["--rm", "--name", id]),
+            Form::Embedded => command.args(["--name", id]),
+        };
+        command
     }
 
     /// One container from `bundle`, timed.
     fn run(&mut self, bundle: PathBuf) -> Result<Duration> {
         self.launches += 1;
         let id = format!("brood-bench-{}-{}", std::process::id(), self.launches);
+        let mut command = self.run_command(bundle, &id);
         let (stdout, stderr) = self.output.as_mut().context("the contender is not prepared")?;
-        let mut command = Command::new(&self.program);
-        command.arg("--root").arg(&self.state).args(["run", "--bundle"]).arg(bundle).arg(&id);
         // A process group of its own: ctrl-C at the terminal ends this program in good order, not the runtime.
         command.stdin(Stdio::null()).stdout(rewound(stdout)?).stderr(rewound(stderr)?).process_group(0);
         let outcome = match &self.legacy_view {
@@ -53,7 +92,7 @@ impl CommandContender {
         };
         match outcome {
             // What it says on stderr along the way is no failure: warnings are common and the same each time.
-            Ok((status, time)) if status.success() => Ok(time),
+            Ok((status, time)) if status.success() => self.settle(&id).map(|()| time),
             Ok((status, _)) => {
                 let said = contents(stderr)?;
                 self.delete(&id);
@@ -66,10 +105,25 @@ impl CommandContender {
         }
     }
 
+    /// The daemon removes the container when the command has its answer already. Outside the measured time, but before
+    /// the next contender's turn: it must not pay for it.
+    fn settle(&self, id: &str) -> Result<()> {
+        let Some(daemon) = &self.daemon else { return Ok(()) };
+        let (directory, started) = (daemon.root().join(id), Instant::now());
+        while directory.exists() {
+            ensure!(started.elapsed() < LAUNCH_LIMIT, "{} is not removed", directory.display());
+            std::thread::sleep(SETTLE_CHECK);
+        }
+        Ok(())
+    }
+
     /// Best effort after a failure: most often there is nothing to delete, which the runtime calls an error.
     fn delete(&self, id: &str) {
-        let mut command = Command::new(&self.program);
-        command.arg("--root").arg(&self.state).args(["delete", "--force", id]);
+        if self.form == Form::Embedded {
+            return; // There is nobody to ask, and the container died with the command.
+        }
+        let mut command = self.command();
+        command.args(["delete", "--force", id]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let _ = match &self.legacy_view {
             Some(view) => view.run(command),
@@ -99,12 +153,21 @@ impl Contender for CommandContender {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.legacy_view.iter().map(|view| format!("{}: {}", self.name, view.note())).collect()
+        let said = match self.form {
+            Form::Oci => self.legacy_view.as_ref().map(LegacyView::note),
+            Form::Client => Some("--rm: the removal by the daemon, after the exit, is not in the time".to_owned()),
+            Form::Embedded => None,
+        };
+        said.iter().map(|note| format!("{}: {note}", self.name)).collect()
     }
 
     fn prepare(&mut self) -> Result<()> {
-        self.state = self.bundle.scratch(&format!("state-{}", self.name))?;
-        let logs = self.bundle.scratch(&format!("output-{}", self.name))?;
+        let key = super::key(self.name);
+        self.state = self.bundle.scratch(&format!("state-{key}"))?;
+        let logs = self.bundle.scratch(&format!("output-{key}"))?;
+        if self.form == Form::Client {
+            self.daemon = Some(Daemon::start(&self.program, self.state.join("daemon"))?);
+        }
         let create = |name: &str| File::options().read(true).append(true).create(true).open(logs.join(name));
         self.output = Some((create("stdout")?, create("stderr")?));
         match self.probe() {
@@ -122,6 +185,10 @@ impl Contender for CommandContender {
 
     fn finish(&mut self) -> Result<()> {
         self.legacy_view = None;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.stop()?;
+            self.state = daemon.root().to_path_buf();
+        }
         if let Ok(left) = fs::read_dir(&self.state) {
             let names: Vec<String> = left.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
             ensure!(names.iter().all(|n| !n.starts_with("brood-bench-")), "state left behind: {}", names.join(", "));

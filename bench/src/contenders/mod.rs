@@ -2,22 +2,24 @@
 
 mod command;
 mod hybrid;
+mod rpc;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::bundle::Bundle;
 use crate::floor::Floor;
 use crate::interrupt;
-use command::CommandContender;
+use command::{CommandContender, Form};
+use rpc::RpcContender;
 
 /// A launch that takes longer has gone wrong.
-const LAUNCH_LIMIT: Duration = Duration::from_secs(30);
+pub const LAUNCH_LIMIT: Duration = Duration::from_secs(30);
 /// The same once the user has asked for the end.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(2);
 /// How often a wait looks whether the user has.
@@ -57,24 +59,48 @@ pub struct Field {
     pub absent: Vec<(&'static str, String)>,
 }
 
-/// Finds everybody. `brood_oci` overrides where brood-oci is looked for: beside this executable.
-pub fn find(bundle: &Rc<Bundle>, brood_oci: Option<&Path>) -> Result<Field> {
+/// Finds everybody. The paths override where our own binaries are looked for: beside this executable.
+pub fn find(bundle: &Rc<Bundle>, brood: Option<&Path>, brood_oci: Option<&Path>) -> Result<Field> {
     let mut field = Field { present: vec![Box::new(Floor::new(Rc::clone(bundle)))], absent: Vec::new() };
-    let beside =
-        std::env::current_exe().context("cannot find out where this executable is")?.with_file_name("brood-oci");
-    let brood_oci = brood_oci.map_or(beside, Path::to_path_buf);
+    let (brood, brood_oci) = (ours("brood", brood), ours("brood-oci", brood_oci));
+    match &brood {
+        Ok(program) => field.present.push(Box::new(RpcContender::new(program.clone(), Rc::clone(bundle)))),
+        Err(reason) => field.absent.push((rpc::NAME, format!("{reason:#}"))),
+    }
+    let brood = || brood.as_ref().map(PathBuf::clone).map_err(|reason| anyhow!("{reason:#}"));
     let commands = [
-        ("brood-oci", existing(&brood_oci).with_context(|| format!("{} does not exist", brood_oci.display()))),
-        ("runc", on_path("runc").context("not on PATH")),
-        ("crun", on_path("crun").context("not on PATH")),
+        ("brood run (command)", Form::Client, brood()),
+        ("brood run (embedded)", Form::Embedded, brood()),
+        ("brood-oci", Form::Oci, brood_oci),
+        ("runc", Form::Oci, on_path("runc").context("not on PATH")),
+        ("crun", Form::Oci, on_path("crun").context("not on PATH")),
     ];
-    for (name, program) in commands {
+    for (name, form, program) in commands {
         match program {
-            Ok(program) => field.present.push(Box::new(CommandContender::new(name, program, Rc::clone(bundle)))),
+            Ok(program) => {
+                let contender = CommandContender::new(name, form, program, Rc::clone(bundle));
+                field.present.push(Box::new(contender));
+            }
             Err(reason) => field.absent.push((name, reason.to_string())),
         }
     }
     Ok(field)
+}
+
+/// A contender's name as `--only` takes it, without what a shell would interpret: `brood run (embedded)` is
+/// `brood-run-embedded`.
+pub fn key(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_lowercase).collect::<Vec<_>>().join("-")
+}
+
+/// One of our own binaries: the one that the user names, or the one beside this executable.
+pub fn ours(name: &str, named: Option<&Path>) -> Result<PathBuf> {
+    let path = match named {
+        Some(path) => std::path::absolute(path)?,
+        None => std::env::current_exe().context("cannot find out where this executable is")?.with_file_name(name),
+    };
+    existing(&path).with_context(|| format!("{} does not exist", path.display()))
 }
 
 fn existing(path: &Path) -> Option<PathBuf> {
@@ -98,5 +124,15 @@ pub fn wait_for_exit(pidfd: BorrowedFd<'_>, started: Instant) -> Result<()> {
         if started.elapsed() > limit {
             bail!("no end after {} s", limit.as_secs());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_key_needs_no_quotes() {
+        assert_eq!(super::key("brood run (embedded)"), "brood-run-embedded");
+        assert_eq!(super::key("brood (RPC)"), "brood-rpc");
+        assert_eq!(super::key("brood-oci"), "brood-oci");
     }
 }

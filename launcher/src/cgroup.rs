@@ -7,6 +7,7 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -33,9 +34,14 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Finds the hierarchy; `None` when none is mounted or we may not make directories in it.
+    /// Finds the hierarchy, once per process; `None` when none is mounted or we may not make directories in it.
     #[must_use]
-    pub fn find() -> Option<Hierarchy> {
+    pub fn find() -> Option<&'static Hierarchy> {
+        static FOUND: OnceLock<Option<Hierarchy>> = OnceLock::new();
+        FOUND.get_or_init(Hierarchy::look).as_ref()
+    }
+
+    fn look() -> Option<Hierarchy> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
         let mount_point = mounts.lines().find_map(|line| {
             let (before, after) = line.split_once(" - ")?;
@@ -76,10 +82,16 @@ const ID_BYTES_MAX: usize = 200;
 /// # Errors
 /// It cannot be made, or is in use.
 pub fn create(path: &Path) -> Result<OwnedFd, CgroupError> {
-    std::fs::create_dir_all(path).map_err(failed(path, "make directory"))?;
-    let procs = std::fs::read(path.join("cgroup.procs")).map_err(failed(path, "read cgroup.procs"))?;
-    if !procs.is_empty() {
-        return Err(failed(path, "use")(std::io::Error::other("it is not empty: processes live in it")));
+    if let Err(error) = std::fs::create_dir(path) {
+        match error.kind() {
+            ErrorKind::NotFound => std::fs::create_dir_all(path).map_err(failed(path, "make directory"))?,
+            ErrorKind::AlreadyExists => {}
+            _ => return Err(failed(path, "make directory")(error)),
+        }
+        let procs = std::fs::read(path.join("cgroup.procs")).map_err(failed(path, "read cgroup.procs"))?;
+        if !procs.is_empty() {
+            return Err(failed(path, "use")(std::io::Error::other("it is not empty: processes live in it")));
+        }
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(path, "open")(errno.into()))

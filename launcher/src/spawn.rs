@@ -25,6 +25,7 @@ pub struct Host {
     proc: OwnedFd,
     pid_namespace: OwnedFd,
     clone_parent: bool,
+    ignored_signals: u64,
 }
 
 /// A new child.
@@ -64,7 +65,7 @@ impl Host {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let pid_namespace = rustix::fs::openat(&proc, c"self/ns/pid", flags, Mode::empty())
             .map_err(failed("open /proc/self/ns/pid"))?;
-        Ok(Host { proc, pid_namespace, clone_parent })
+        Ok(Host { proc, pid_namespace, clone_parent, ignored_signals: sys::ignored_signals() })
     }
 
     /// Starts the child of a plan. The process must have a single thread.
@@ -96,7 +97,8 @@ impl Host {
         let cloned = unsafe { sys::clone3(args) };
         if let Ok(Cloned::Child) = cloned {
             let maps_written = maps.as_ref().map(|(_, (read, _))| read.as_fd());
-            child::run(Birth { plan, fds, argv: &argv, env: &env, proc: self.proc.as_fd(), maps_written })
+            let (proc, ignored_signals) = (self.proc.as_fd(), self.ignored_signals);
+            child::run(Birth { plan, fds, argv: &argv, env: &env, proc, maps_written, ignored_signals })
         }
         if joined.is_some() {
             sys::setns(self.pid_namespace.as_fd(), libc::CLONE_NEWPID)

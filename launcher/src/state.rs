@@ -337,6 +337,16 @@ impl ContainerDir {
     /// # Errors
     /// The file system refuses.
     pub fn remove(&self) -> Result<()> {
+        // The names that nearly always are all, without listing the directories first.
+        let init = self.process(INIT).0;
+        for name in ["process.json", "pid", "exit", "stdout", "stderr"] {
+            let _ = std::fs::remove_file(init.join(name));
+        }
+        let _ = std::fs::remove_dir(&init);
+        let _ = std::fs::remove_file(self.0.join("state.json"));
+        if std::fs::remove_dir(&self.0).is_ok() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(at(&self.0)(error)),
             _ => Ok(()),
@@ -361,7 +371,11 @@ impl ProcessDir {
     /// The file system refuses.
     pub fn create(&self, process: &oci_spec::runtime::Process) -> Result<()> {
         std::fs::DirBuilder::new().mode(0o700).create(&self.0).map_err(at(&self.0))?;
-        write_json(&self.0.join("process.json"), process)
+        // Plainly, not by rename: nobody reads it before the container is there.
+        let path = self.0.join("process.json");
+        let bytes = serde_json::to_vec(process).map_err(|error| at(&path)(error.into()))?;
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(&bytes)).map_err(at(&path))
     }
 
     /// Writes `pid`.
@@ -453,7 +467,9 @@ impl ProcStat {
     /// Reads the fields; `None` when there is no such process.
     #[must_use]
     pub fn read(pid: i32) -> Option<ProcStat> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // One read: the size of a file in /proc is 0, and std::fs::read would begin with 32 bytes.
+        let mut stat = Vec::with_capacity(1024);
+        std::io::Read::read_to_end(&mut std::fs::File::open(format!("/proc/{pid}/stat")).ok()?, &mut stat).ok()?;
         // The second field is the program's name in parentheses and may hold anything, parentheses too.
         let after_name = stat.iter().rposition(|&byte| byte == b')')?;
         let fields: Vec<&str> = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?.trim_end().split(' ').collect();

@@ -138,11 +138,27 @@ pub fn close_range_cloexec(first: RawFd) -> Result<()> {
     check(done).map(drop)
 }
 
-/// Gives every signal its default action and unblocks all of them: the Rust runtime ignores SIGPIPE, and an ignored
-/// signal stays ignored across execve(2).
-pub fn reset_signals() {
+/// The signals that this process ignores, one bit each from bit 0 for signal 1. Handled ones become default by execve(2),
+/// but an ignored signal stays ignored, and the Rust runtime ignores SIGPIPE.
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    let mut ignored = 0;
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL is always a valid disposition; SIGKILL, SIGSTOP and the C library's own two are refused.
+        // SAFETY: sigaction is plain data; all zeroes is valid.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: only asks; `action` outlives the call. The C library refuses its own two signals.
+        let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+        if asked == 0 && action.sa_sigaction == libc::SIG_IGN {
+            ignored |= 1 << (signal - 1);
+        }
+    }
+    ignored
+}
+
+/// Gives these signals (as [`ignored_signals`] returns them) their default action, and unblocks all.
+pub fn reset_signals(ignored: u64) {
+    for signal in (1..=64).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+        // SAFETY: SIG_DFL is always a valid disposition.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     // SAFETY: a zeroed sigset_t is the empty set on Linux.

@@ -91,7 +91,6 @@ impl Supervisor {
         if let Err(error) = record.dir.process(INIT).write_exit(&exit) {
             tracing::error!(container = record.state.id, %error, "exit file");
         }
-        record.dir.forget_start();
         self.append(record, "exit", Some(exit));
     }
 

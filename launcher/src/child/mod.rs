@@ -58,6 +58,8 @@ pub(crate) struct Birth<'a> {
     pub proc: BorrowedFd<'a>,
     /// Read end of the pipe on which the parent says that the identity maps are written.
     pub maps_written: Option<BorrowedFd<'a>>,
+    /// To be reset: an ignored signal would stay ignored in the program.
+    pub ignored_signals: u64,
 }
 
 /// The child's state while it walks the list.
@@ -78,7 +80,7 @@ struct Child<'a> {
 
 /// Executes the plan. Never returns: the process ends in execve or in `_exit` after a report.
 pub(crate) fn run(birth: Birth<'_>) -> ! {
-    sys::reset_signals();
+    sys::reset_signals(birth.ignored_signals);
     let plan = birth.plan;
     let report_to = plan.status.and_then(|index| birth.fds.get(usize::from(index.0))).map(AsFd::as_fd);
     // Device nodes and mount points get the modes they ask for; the plan sets the container's umask later.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::{IdMaps, Launch, NamespaceKind, Plan, Step};
-use super::{cgroup_mounts, mounts, process};
+use super::{mounts, process};
 use crate::report::errno_text;
 
 /// The three standard descriptors of a container's process.
@@ -98,8 +98,8 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         steps.push(Step::PrivateMounts);
     }
     let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
-    let cgroups = cgroup_mounts::Layout::read(namespaces.is_new(LinuxNamespaceType::Cgroup));
-    mounts::list(spec, &options.bundle, &cgroups, &mut launch, &mut steps)?;
+    let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
+    mounts::list(spec, &options.bundle, own_cgroups, &mut launch, &mut steps)?;
     mounts::devices(spec, namespaces.is_new(LinuxNamespaceType::User), &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
     steps.push(Step::PivotRoot);
@@ -107,11 +107,11 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         steps.push(Step::ReadonlyRoot);
     }
 
-    process::steps(process, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
+    let exec = process::steps(process, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
     if let Some(socket) = options.park {
         steps.push(Step::Park { socket: launch.add_fd(socket) });
     }
-    steps.push(process::exec(process, &root)?);
+    steps.push(exec);
     launch.plan.steps = steps;
     Ok(launch)
 }

@@ -63,8 +63,8 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let namespaces = (namespaces & !libc::CLONE_NEWPID) as u32;
     steps.push(Step::JoinContainer { pidfd: init, namespaces });
     steps.push(Step::NewSession);
-    process::steps(process, &root, options.stdio, None, &mut launch, &mut steps)?;
-    steps.push(process::exec(process, &root)?);
+    let exec = process::steps(process, &root, options.stdio, None, &mut launch, &mut steps)?;
+    steps.push(exec);
     launch.plan.steps = steps;
     Ok(launch)
 }

@@ -190,7 +190,7 @@ fn choose(set: &mut u64, clear: &mut u64, bit: u64, sets: bool) {
 pub(super) fn list(
     spec: &Spec,
     bundle: &Path,
-    cgroups: &cgroup_mounts::Layout,
+    own_cgroup_namespace: bool,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
@@ -208,6 +208,7 @@ pub(super) fn list(
         } else if options.bind || fstype == "bind" {
             steps.push(bind(&field, index, mount, &options, bundle, launch)?);
         } else if fstype == "cgroup" || fstype == "cgroup2" {
+            let cgroups = cgroup_mounts::Layout::read(own_cgroup_namespace);
             cgroups.mount(&field, index, mount.destination(), &options, launch, steps)?;
         } else {
             steps.push(filesystem(&field, index, mount, fstype, options, &mut last)?);

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
 use rustix::thread::CapabilitySet;
 
 use super::build::{PlanError, Stdio, c_string};
@@ -16,7 +16,7 @@ const DEFAULT_UMASK: u32 = 0o022;
 /// Most of /etc/passwd that is read to find a home directory.
 const PASSWD_BYTES_MAX: u64 = 1 << 20;
 
-/// Everything between the pivot and the program.
+/// Adds everything between the pivot and the program, and returns the last step: parking may come before it.
 pub(super) fn steps(
     process: &Process,
     root: &RootFs,
@@ -24,7 +24,7 @@ pub(super) fn steps(
     die_with_parent: Option<u32>,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
-) -> Result<(), PlanError> {
+) -> Result<Step, PlanError> {
     let user = process.user();
     for limit in process.rlimits().iter().flatten() {
         steps.push(Step::Rlimit { resource: rlimit_number(limit.typ()), soft: limit.soft(), hard: limit.hard() });
@@ -34,20 +34,14 @@ pub(super) fn steps(
     let cwd = c_string("process.cwd", process.cwd().to_string_lossy().as_ref())?;
     steps.push(Step::WorkingDirectory(cwd));
     let capabilities = process.capabilities().as_ref();
-    let sets = |set: Option<&Capabilities>| set.map_or(0, bits);
-    steps.push(Step::BoundingSet(sets(capabilities.and_then(|caps| caps.bounding().as_ref()))));
+    steps.push(Step::BoundingSet(bits(capabilities.and_then(|caps| caps.bounding().as_ref()))));
     steps.push(Step::Identity {
         uid: user.uid(),
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
         set_groups: true,
     });
-    steps.push(Step::Capabilities(CapabilitySets {
-        effective: sets(capabilities.and_then(|caps| caps.effective().as_ref())),
-        permitted: sets(capabilities.and_then(|caps| caps.permitted().as_ref())),
-        inheritable: sets(capabilities.and_then(|caps| caps.inheritable().as_ref())),
-        ambient: sets(capabilities.and_then(|caps| caps.ambient().as_ref())),
-    }));
+    steps.push(Step::Capabilities(capability_sets(capabilities)));
     if process.no_new_privileges().unwrap_or(false) {
         steps.push(Step::NoNewPrivileges);
     }
@@ -56,16 +50,11 @@ pub(super) fn steps(
         // After the identity changed: setresuid(2) clears it.
         steps.push(Step::DieWithParent(signal));
     }
-    let environment = environment(process, root)?;
-    steps.push(Step::FindExecutable { candidates: candidates(process, &environment)? });
-    Ok(())
-}
-
-/// The last step.
-pub(super) fn exec(process: &Process, root: &RootFs) -> Result<Step, PlanError> {
+    let env = environment(process, root)?;
+    steps.push(Step::FindExecutable { candidates: candidates(process, &env)? });
     let argv = process.args().iter().flatten().enumerate();
     let argv = argv.map(|(index, arg)| c_string(&format!("process.args[{index}]"), arg.as_str()));
-    Ok(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env: environment(process, root)? })
+    Ok(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env })
 }
 
 /// The environment, with HOME from the container's passwd file when config.json gives none.
@@ -104,8 +93,23 @@ fn candidates(process: &Process, environment: &[CString]) -> Result<Vec<CString>
     directories.map(join).collect()
 }
 
-fn bits(set: &Capabilities) -> u64 {
-    set.iter()
+fn capability_sets(capabilities: Option<&LinuxCapabilities>) -> CapabilitySets {
+    let permitted = bits(capabilities.and_then(|caps| caps.permitted().as_ref()));
+    let inheritable = bits(capabilities.and_then(|caps| caps.inheritable().as_ref()));
+    CapabilitySets {
+        effective: bits(capabilities.and_then(|caps| caps.effective().as_ref())),
+        permitted,
+        inheritable,
+        // The kernel refuses an ambient capability that is not in both of these. runc's own template asks for such, and
+        // runc goes on without them.
+        ambient: bits(capabilities.and_then(|caps| caps.ambient().as_ref())) & permitted & inheritable,
+    }
+}
+
+/// One bit per capability, at its kernel number.
+fn bits(set: Option<&Capabilities>) -> u64 {
+    set.into_iter()
+        .flatten()
         .filter_map(|capability| CapabilitySet::from_name(&capability.to_string()))
         .fold(0, |all, one| all | one.bits())
 }
@@ -151,7 +155,7 @@ mod tests {
         for (capability, number) in
             [(Chown, 0), (NetBindService, 10), (SysAdmin, 21), (MacAdmin, 33), (CheckpointRestore, 40)]
         {
-            assert_eq!(bits(&Capabilities::from([capability])), 1 << number, "{capability}");
+            assert_eq!(bits(Some(&Capabilities::from([capability]))), 1 << number, "{capability}");
         }
     }
 }

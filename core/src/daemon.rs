@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use brood_launcher::state::{Manager, StateRoot};
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Resource, Rlimit};
+use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::keeper::{Inherited, KeeperLink};
 use crate::reactor::{self, Choice};
 use crate::rpc;
 use crate::supervisor::{Settings, Supervisor};
+use crate::watch::watch;
 
 /// What `brood daemon` was told.
 #[derive(Clone, Debug)]
@@ -41,9 +43,13 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
     brood_launcher::sys::set_comm(c"brood:supervise");
     // The keeper takes its signals from a descriptor and has them blocked, which execve(2) keeps.
     nix::sys::signal::SigSet::all().thread_unblock().context("unblock signals")?;
+    die_of_panics();
+    let nofile = raise_nofile();
     let kind = settings.reactor.resolve().context("--reactor io_uring: this kernel refuses")?;
     tracing::info!(reactor = kind.name(), root = %settings.root.path().display(), "starting");
     let result = reactor::block_on(kind, async move {
+        // Held as long as we live: a keeper's death must not let a second daemon in.
+        let _lock = inherited.lock;
         let (keeper, kept) = KeeperLink::open(inherited.keeper)?;
         let keeper_socket = keeper.waitable()?;
         let supervisor = Supervisor::start(
@@ -54,6 +60,7 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
                 start_timeout: settings.start_timeout,
                 retain: settings.retain,
                 manager: Manager::Daemon,
+                container_nofile: nofile,
             },
             Some(keeper),
         )
@@ -79,21 +86,44 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes exits of inherited processes from the keeper.
+/// A panic in a task of the loop would leave a supervisor that is alive and deaf. A dead one is replaced by the keeper.
+fn die_of_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+/// Raises the soft limit of descriptors to the hard one: an idle container costs one. Returns what containers are to
+/// have, which is what we were given.
+fn raise_nofile() -> Option<Rlimit> {
+    let given = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: given.maximum, maximum: given.maximum };
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => Some(given),
+        Err(errno) => {
+            tracing::warn!(%errno, "cannot raise RLIMIT_NOFILE");
+            None
+        }
+    }
+}
+
+/// Takes exits of inherited processes from the keeper, and sends what could not be sent at once.
 async fn hear_keeper(supervisor: Rc<Supervisor>, socket: OwnedFd) {
-    // A duplicate is owned by the AsyncFd itself, so it lives exactly as long.
-    let Ok(socket) = watch(socket) else { return };
-    while let Ok(mut guard) = socket.readable().await {
+    let Ok(socket) = watch(socket, Interest::READABLE | Interest::WRITABLE) else { return };
+    loop {
+        let interest =
+            if supervisor.owes_keeper() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let ready = tokio::select! {
+            ready = socket.ready(interest) => ready,
+            () = supervisor.owing() => continue,
+        };
+        let Ok(mut guard) = ready else { return };
         guard.clear_ready();
         if !supervisor.hear_keeper() {
             tracing::error!("the keeper died: containers go on, but a death of this supervisor would lose statuses");
             return;
         }
     }
-}
-
-#[expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor outlives it")]
-fn watch(socket: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd that the AsyncFd owns stays open until it is dropped.
-    unsafe { AsyncFd::register_with_interest(socket, tokio::io::Interest::READABLE) }.map_err(std::io::Error::from)
 }

@@ -12,11 +12,13 @@
 //! | `{"ready": true}` | to the keeper | it listens; start-up has succeeded |
 //! | `{"recorded": [pid, start time]}` | to the keeper | that exit is durable and need not be kept |
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -32,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::exe::{Role, SealedExe};
 use crate::socket::{self, Listeners};
 
-/// Names the inherited descriptors in a supervisor's environment: keeper socket, RPC listener, stdio listener.
+/// Names the inherited descriptors in a supervisor's environment: keeper socket, RPC listener, stdio listener, lock.
 pub const FDS_VARIABLE: &str = "BROOD_KEEPER_FDS";
 /// Pause before another supervisor is started when the last one did not even get ready.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -100,6 +102,9 @@ pub enum Heard {
 pub struct KeeperLink {
     socket: OwnedFd,
     alive: std::cell::Cell<bool>,
+    /// What the full socket did not take; bounded by the number of containers.
+    owed: RefCell<VecDeque<Message>>,
+    owing: Rc<tokio::sync::Notify>,
 }
 
 impl KeeperLink {
@@ -118,17 +123,18 @@ impl KeeperLink {
             }
         }
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok((KeeperLink { socket, alive: true.into() }, kept))
+        let link = KeeperLink { socket, alive: true.into(), owed: RefCell::default(), owing: Rc::default() };
+        Ok((link, kept))
     }
 
     /// Tells the keeper that start-up has succeeded.
     pub fn ready(&self) {
-        self.tell(&Message::Ready(true));
+        self.tell(Message::Ready(true));
     }
 
     /// Tells the keeper that an exit is durable.
     pub fn recorded(&self, pid: i32, start_time: u64) {
-        self.tell(&Message::Recorded((pid, start_time)));
+        self.tell(Message::Recorded((pid, start_time)));
     }
 
     /// Whether the keeper is there.
@@ -137,10 +143,37 @@ impl KeeperLink {
         self.alive.get()
     }
 
-    fn tell(&self, message: &Message) {
-        if let Err(errno) = send(&self.socket, message) {
-            tracing::warn!(%errno, "keeper");
+    fn tell(&self, message: Message) {
+        self.owed.borrow_mut().push_back(message);
+        self.flush();
+        if self.owes() {
+            self.owing.notify_one();
         }
+    }
+
+    /// Sends what is owed, as far as the socket takes it.
+    fn flush(&self) {
+        let mut owed = self.owed.borrow_mut();
+        while let Some(message) = owed.front() {
+            match send(&self.socket, message) {
+                Ok(()) => drop(owed.pop_front()),
+                Err(Errno::AGAIN) => return,
+                // A dead keeper wants nothing; its end of file is noticed by whoever listens.
+                Err(_) => owed.clear(),
+            }
+        }
+    }
+
+    /// Whether something waits to be sent.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        !self.owed.borrow().is_empty()
+    }
+
+    /// Wakes when something begins to wait to be sent.
+    #[must_use]
+    pub fn owing(&self) -> Rc<tokio::sync::Notify> {
+        self.owing.clone()
     }
 
     /// A second descriptor of the socket, for the loop to wait on.
@@ -153,12 +186,13 @@ impl KeeperLink {
 
     /// Asks for everything that has ended by now; [`Heard::Synced`] says that it was told.
     pub fn sync(&self) {
-        self.tell(&Message::Sync(true));
+        self.tell(Message::Sync(true));
     }
 
     /// The next thing that the keeper says, without waiting.
     #[must_use]
     pub fn hear(&self) -> Heard {
+        self.flush();
         match receive(&self.socket) {
             Ok(Some(Message::Exit(exit))) => Heard::Exit(exit),
             Ok(Some(_)) => Heard::Synced,
@@ -176,7 +210,7 @@ impl KeeperLink {
 /// # Errors
 /// The state root is in use by another daemon, or the first supervisor did not get ready.
 pub fn run(root: &StateRoot, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    let _lock = socket::lock(root)?;
+    let lock = socket::lock(root)?;
     let listeners = Listeners::bind(root)?;
     brood_launcher::sys::set_comm(c"brood: keeper");
     brood_launcher::sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("PR_SET_CHILD_SUBREAPER")?;
@@ -187,7 +221,9 @@ pub fn run(root: &StateRoot, arguments: Vec<OsString>) -> anyhow::Result<ExitCod
         exe: SealedExe::make()?,
         arguments,
         listeners,
+        lock,
         kept: BTreeMap::new(),
+        told: VecDeque::new(),
         supervisor: None,
         was_ready: false,
         stopping: false,
@@ -201,7 +237,11 @@ struct Keeper {
     exe: SealedExe,
     arguments: Vec<OsString>,
     listeners: Listeners,
+    /// Held by the supervisor as well: whichever of the two lives keeps a second daemon out.
+    lock: OwnedFd,
     kept: BTreeMap<(i32, u64), KeptExit>,
+    /// Messages that wait for room in the socket to the supervisor.
+    told: VecDeque<Message>,
     supervisor: Option<Running>,
     /// Some supervisor got ready: the settings are good, and a later failure is no reason to give up.
     was_ready: bool,
@@ -218,9 +258,22 @@ impl Keeper {
     fn until_stopped(&mut self, signals: &SignalFd) -> anyhow::Result<ExitCode> {
         let mut not_before = Instant::now();
         loop {
-            if self.supervisor.is_none() && not_before <= Instant::now() {
-                self.supervisor = Some(self.start()?);
+            if self.supervisor.is_none() {
+                if self.stopping {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                if not_before <= Instant::now() {
+                    match self.start() {
+                        Ok(running) => self.supervisor = Some(running),
+                        Err(error) if self.was_ready => {
+                            tracing::error!("{error:#}; trying again");
+                            not_before = Instant::now() + RESTART_PAUSE;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
             }
+            self.tell();
             self.wait(signals, not_before)?;
             while let Some(signal) = signals.read_signal().context("read signal")? {
                 let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
@@ -230,9 +283,8 @@ impl Keeper {
             }
             let sync = self.hear();
             let Some((status, ready)) = self.reap()? else {
-                if let (true, Some(running)) = (sync, &self.supervisor) {
-                    // One that cannot be told is dead or about to be.
-                    let _ = send(&running.socket, &Message::Synced(true));
+                if sync {
+                    self.told.push_back(Message::Synced(true));
                 }
                 continue;
             };
@@ -248,7 +300,8 @@ impl Keeper {
     fn wait(&self, signals: &SignalFd, not_before: Instant) -> anyhow::Result<()> {
         let mut poll = vec![PollFd::new(signals, PollFlags::IN)];
         if let Some(running) = &self.supervisor {
-            poll.push(PollFd::new(&running.socket, PollFlags::IN));
+            let out = if self.told.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            poll.push(PollFd::new(&running.socket, PollFlags::IN | out));
         }
         let pause = not_before.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
@@ -259,10 +312,11 @@ impl Keeper {
         }
     }
 
-    fn start(&self) -> anyhow::Result<Running> {
+    /// Starts a supervisor and queues what it is to hear.
+    fn start(&mut self) -> anyhow::Result<Running> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let inherited = [theirs.as_fd(), self.listeners.rpc.as_fd(), self.listeners.stdio.as_fd()];
+        let inherited = [theirs.as_fd(), self.listeners.rpc.as_fd(), self.listeners.stdio.as_fd(), self.lock.as_fd()];
         let numbers: Vec<String> = inherited.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
         let mut command = Command::new(self.exe.path());
         command.arg0(Role::Supervisor.argv0()).args(&self.arguments).env(FDS_VARIABLE, numbers.join(","));
@@ -274,13 +328,24 @@ impl Keeper {
         for fd in inherited {
             rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
         }
-        let running = Running { process: process?, socket: ours, ready: false };
-        for exit in self.kept.values() {
-            send(&running.socket, &Message::Exit(exit.clone())).context("send to the supervisor")?;
+        let process = process?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        self.told = self.kept.values().cloned().map(Message::Exit).collect();
+        self.told.push_back(Message::Synced(true));
+        Ok(Running { process, socket: ours, ready: false })
+    }
+
+    /// Sends what is queued, as far as the socket takes it.
+    fn tell(&mut self) {
+        let Some(running) = &self.supervisor else { return };
+        while let Some(message) = self.told.front() {
+            match send(&running.socket, message) {
+                Ok(()) => drop(self.told.pop_front()),
+                Err(Errno::AGAIN) => return,
+                // Dead; the next one is told everything that is kept.
+                Err(_) => self.told.clear(),
+            }
         }
-        send(&running.socket, &Message::Synced(true)).context("send to the supervisor")?;
-        rustix::io::ioctl_fionbio(&running.socket, true)?;
-        Ok(running)
     }
 
     fn stop(&mut self) {
@@ -328,10 +393,7 @@ impl Keeper {
             }
             let start_time = state_and_start_time(raw).map_or(0, |(_, time)| time);
             let exit = KeptExit { pid: raw, start_time, exit: ExitRecord::new(ended.code, ended.signal, now_ns()) };
-            if let Some(running) = &self.supervisor {
-                // One that cannot be told now is told to the next supervisor.
-                let _ = send(&running.socket, &Message::Exit(exit.clone()));
-            }
+            self.told.push_back(Message::Exit(exit.clone()));
             self.kept.insert((raw, start_time), exit);
             let pid = rustix::process::Pid::from_raw(raw).context("waitid told no pid")?;
             rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).context("reap")?;
@@ -348,6 +410,8 @@ pub struct Inherited {
     pub rpc: OwnedFd,
     /// Listens for descriptors.
     pub stdio: OwnedFd,
+    /// The lock on the state directory.
+    pub lock: OwnedFd,
 }
 
 impl Inherited {
@@ -368,6 +432,6 @@ impl Inherited {
             rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).context(FDS_VARIABLE)?;
             Ok(fd)
         };
-        Ok(Inherited { keeper: take(0)?, rpc: take(1)?, stdio: take(2)? })
+        Ok(Inherited { keeper: take(0)?, rpc: take(1)?, stdio: take(2)?, lock: take(3)? })
     }
 }

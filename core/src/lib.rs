@@ -12,6 +12,7 @@
 //! | [`journal`] | events, durable and replayable |
 //! | [`keeper`] | what outlives a supervisor |
 //! | [`daemon`] | the supervisor as a process: start-up, sockets, signals |
+//! | [`exe`], [`socket`], [`watch`] | our own binary, the sockets, descriptors under the loop |
 //! | [`limits`] | every bound |
 
 pub mod cli;
@@ -26,4 +27,5 @@ pub mod registry;
 pub mod rpc;
 pub mod socket;
 pub mod supervisor;
+pub mod watch;
 pub mod zygotes;

@@ -2,23 +2,30 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use brood_launcher::plan::{Plan, wire};
 use brood_launcher::spawn::{SpawnError, Spawned};
 use brood_launcher::zygote::frame::{self, Outgoing};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 use crate::exe::{Role, SealedExe};
+use crate::watch::watch;
 
 /// Room in the sockets for several requests at once.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
+
+/// Pause before a zygote is replaced that lived no longer than this: what killed it will likely kill the next one.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a launch brought no child.
 #[derive(Debug, thiserror::Error)]
@@ -38,19 +45,20 @@ type Answer = oneshot::Sender<Result<Spawned, LaunchError>>;
 
 /// One zygote's socket and the launches that it has yet to answer, in order.
 struct Zygote {
-    socket: AsyncFd<RawFd>,
-    owner: OwnedFd,
+    socket: AsyncFd<OwnedFd>,
     process: RefCell<Child>,
     pending: RefCell<VecDeque<Answer>>,
     /// One request at a time: the messages of two must not mix.
     sending: tokio::sync::Mutex<()>,
     dead: Cell<bool>,
+    started: Instant,
 }
 
 /// The pool.
 pub struct Zygotes {
     exe: Rc<SealedExe>,
     members: RefCell<Vec<Rc<Zygote>>>,
+    nofile: Option<Rlimit>,
     /// Set at the end: the dead are not replaced.
     stopping: Cell<bool>,
 }
@@ -60,8 +68,8 @@ impl Zygotes {
     ///
     /// # Errors
     /// A process or socket cannot be had.
-    pub fn start(exe: Rc<SealedExe>, count: usize) -> std::io::Result<Rc<Zygotes>> {
-        let zygotes = Rc::new(Zygotes { exe, members: RefCell::default(), stopping: Cell::new(false) });
+    pub fn start(exe: Rc<SealedExe>, count: usize, nofile: Option<Rlimit>) -> std::io::Result<Rc<Zygotes>> {
+        let zygotes = Rc::new(Zygotes { exe, nofile, members: RefCell::default(), stopping: Cell::new(false) });
         for slot in 0..count {
             let zygote = zygotes.spawn(slot)?;
             zygotes.members.borrow_mut().push(zygote);
@@ -122,10 +130,14 @@ impl Zygotes {
         let mut command = Command::new(self.exe.path());
         command.arg0(Role::Zygote.argv0()).stdin(Stdio::from(theirs)).stdout(Stdio::null());
         let process = command.env_clear().spawn()?;
+        if let Some(nofile) = &self.nofile {
+            // Before the first launch: its children inherit it.
+            rustix::process::prlimit(Some(Pid::from_child(&process)), Resource::Nofile, *nofile)?;
+        }
         drop(command); // and with it our copy of the zygote's end: its death must be an end of file
         let zygote = Rc::new(Zygote {
-            socket: register(ours.as_raw_fd())?,
-            owner: ours,
+            socket: watch(ours, Interest::READABLE | Interest::WRITABLE)?,
+            started: Instant::now(),
             process: process.into(),
             pending: RefCell::default(),
             sending: tokio::sync::Mutex::new(()),
@@ -147,13 +159,26 @@ impl Zygotes {
             return;
         }
         tracing::warn!(zygote = slot, ?status, reason, "zygote died; starting another");
-        match self.spawn(slot) {
-            Ok(next) => {
-                if let Some(member) = self.members.borrow_mut().get_mut(slot) {
-                    *member = next;
+        let mut short_lived = zygote.started.elapsed() < RESTART_PAUSE;
+        loop {
+            if short_lived {
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+            if self.stopping.get() {
+                return;
+            }
+            match self.spawn(slot) {
+                Ok(next) => {
+                    if let Some(member) = self.members.borrow_mut().get_mut(slot) {
+                        *member = next;
+                    }
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(zygote = slot, %error, "cannot start a zygote; trying again");
+                    short_lived = true;
                 }
             }
-            Err(error) => tracing::error!(zygote = slot, %error, "cannot start a zygote"),
         }
     }
 }
@@ -161,7 +186,7 @@ impl Zygotes {
 impl Zygote {
     async fn send(&self, request: &mut Outgoing) -> Result<(), LaunchError> {
         loop {
-            match request.send_next(self.owner.as_fd()) {
+            match request.send_next(self.socket.get_ref().as_fd()) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(Errno::AGAIN) => match self.socket.writable().await {
@@ -169,7 +194,13 @@ impl Zygote {
                     Err(error) => return Err(LaunchError::Send(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
                 },
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(LaunchError::ZygoteDied),
-                Err(errno) => return Err(LaunchError::Send(errno)),
+                Err(errno) => {
+                    // The rest of a half-sent request would be taken for the next one.
+                    if request.begun() {
+                        let _ = self.process.borrow_mut().kill();
+                    }
+                    return Err(LaunchError::Send(errno));
+                }
             }
         }
     }
@@ -177,10 +208,22 @@ impl Zygote {
     /// Returns when the zygote is gone, with the reason.
     async fn answers(&self) -> &'static str {
         loop {
-            match frame::receive_reply(self.owner.as_fd()) {
+            match frame::receive_reply(self.socket.get_ref().as_fd()) {
                 Ok(Some(reply)) => {
-                    if let Some(answer) = self.pending.borrow_mut().pop_front() {
-                        let _ = answer.send(reply.map_err(LaunchError::from));
+                    let answer = self.pending.borrow_mut().pop_front();
+                    let unwanted = match answer {
+                        Some(answer) => answer.send(reply.map_err(LaunchError::from)).err(),
+                        None => {
+                            // Nobody asked: it says why it cannot work.
+                            if let Err(error) = reply {
+                                tracing::error!(%error, "zygote");
+                            }
+                            None
+                        }
+                    };
+                    if let Some(Ok(spawned)) = unwanted {
+                        // Whoever asked has given up meanwhile.
+                        tokio::task::spawn_blocking(move || end_child(&spawned.pidfd));
                     }
                 }
                 Ok(None) => return "end of file",
@@ -201,8 +244,11 @@ impl Zygote {
     }
 }
 
-#[expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor outlives it")]
-fn register(fd: RawFd) -> std::io::Result<AsyncFd<RawFd>> {
-    // SAFETY: the caller puts the owner of the descriptor beside it, in a struct that drops the two together.
-    unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from)
+/// Kills and reaps a child that nobody knows of; blocks until it is gone.
+pub(crate) fn end_child(pidfd: &OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+    let ended = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+    if let Err(errno) = ended {
+        tracing::warn!(%errno, "reap a failed launch");
+    }
 }

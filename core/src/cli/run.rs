@@ -172,6 +172,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         start_timeout: std::time::Duration::from_secs(15),
         retain: RETAIN_COUNT_DEFAULT,
         manager: Manager::Embedded,
+        container_nofile: None,
     };
     let stdio = StdioOrder::Fds(stdio(args)?);
     reactor::block_on(kind, async move {

@@ -1,6 +1,6 @@
 //! Exits by epoll: one entry per process in a set of our own, the set's descriptor in the loop.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
@@ -17,9 +17,9 @@ impl EpollSource {
     }
 }
 
-impl AsRawFd for EpollSource {
-    fn as_raw_fd(&self) -> RawFd {
-        self.set.as_raw_fd()
+impl AsFd for EpollSource {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
     }
 }
 

@@ -13,11 +13,13 @@
 mod epoll;
 mod uring;
 
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::limits::EXITS_PER_TURN;
+use crate::watch::watch;
 
 /// Which source to use (`--reactor`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -58,16 +60,20 @@ impl Choice {
     /// # Errors
     /// io_uring was demanded and is refused by this kernel.
     pub fn resolve(self) -> std::io::Result<Kind> {
-        match (self, uring::UringSource::new()) {
-            (Choice::Epoll, _) | (Choice::Auto, Err(_)) => Ok(Kind::Epoll),
-            (Choice::Auto | Choice::IoUring, Ok(_)) => Ok(Kind::IoUring),
-            (Choice::IoUring, Err(error)) => Err(error),
+        // Where io_uring is not wanted it is not even tried: a seccomp policy may kill for that.
+        if self == Choice::Epoll {
+            return Ok(Kind::Epoll);
+        }
+        match uring::UringSource::new() {
+            Ok(_) => Ok(Kind::IoUring),
+            Err(_) if self == Choice::Auto => Ok(Kind::Epoll),
+            Err(error) => Err(error),
         }
     }
 }
 
 /// A source of exits. The pidfd must stay open until its token has come.
-trait ExitSource: AsRawFd {
+trait ExitSource: AsFd {
     fn watch(&mut self, pidfd: BorrowedFd<'_>, token: u64) -> std::io::Result<()>;
     /// Takes what is there now, without waiting.
     fn take(&mut self, tokens: &mut Vec<u64>, limit: usize) -> std::io::Result<()>;
@@ -76,7 +82,8 @@ trait ExitSource: AsRawFd {
 /// The chosen source inside the loop.
 pub struct Exits {
     source: std::cell::RefCell<Box<dyn ExitSource>>,
-    readiness: AsyncFd<RawFd>,
+    /// A second descriptor of the ring or set, for the loop to wait on.
+    readiness: AsyncFd<OwnedFd>,
 }
 
 impl Exits {
@@ -89,8 +96,7 @@ impl Exits {
             Kind::IoUring => Box::new(uring::UringSource::new()?),
             Kind::Epoll => Box::new(epoll::EpollSource::new()?),
         };
-        let fd = source.as_raw_fd();
-        let readiness = register(fd)?;
+        let readiness = watch(source.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         Ok(Exits { source: source.into(), readiness })
     }
 
@@ -122,13 +128,6 @@ impl Exits {
             }
         }
     }
-}
-
-#[expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor outlives it")]
-fn register(fd: RawFd) -> std::io::Result<AsyncFd<RawFd>> {
-    // SAFETY: `Exits` owns the source that owns the descriptor, and drops `readiness` with it; neither is replaced.
-    let registered = unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) };
-    registered.map_err(std::io::Error::from)
 }
 
 /// Runs a future on the runtime that belongs to the kind: tokio-uring's, or plain tokio without any ring.

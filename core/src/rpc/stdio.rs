@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,12 @@ use brood_launcher::plan::Stdio;
 use brood_launcher::zygote::frame;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::limits::{TICKET_LIFETIME_S, TICKETS_MAX};
 use crate::socket;
+use crate::watch::watch;
 
 /// Length of a ticket, bytes.
 pub(crate) const TICKET_LEN: usize = 16;
@@ -38,8 +40,8 @@ impl Tickets {
     pub(super) fn listen(listener: OwnedFd, path: PathBuf) -> std::io::Result<Rc<Tickets>> {
         rustix::io::ioctl_fionbio(&listener, true)?;
         let tickets = Rc::new(Tickets { path, issued: RefCell::default() });
-        let readiness = register(listener.as_raw_fd())?;
-        tokio::task::spawn_local(tickets.clone().accept(readiness, listener));
+        let listener = watch(listener, Interest::READABLE)?;
+        tokio::task::spawn_local(tickets.clone().accept(listener));
         Ok(tickets)
     }
 
@@ -71,9 +73,9 @@ impl Tickets {
         issued.stdio.ok_or_else(|| "stdio: no descriptors were handed over under this ticket".to_owned())
     }
 
-    async fn accept(self: Rc<Self>, readiness: AsyncFd<RawFd>, listener: OwnedFd) {
-        while let Ok(mut guard) = readiness.readable().await {
-            match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+    async fn accept(self: Rc<Self>, listener: AsyncFd<OwnedFd>) {
+        while let Ok(mut guard) = listener.readable().await {
+            match rustix::net::accept_with(listener.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(connection) => drop(tokio::task::spawn_local(self.clone().fill(connection))),
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(errno) => {
@@ -89,18 +91,18 @@ impl Tickets {
         if !matches!(socket::peer_allowed(connection.as_fd()), Ok((true, _))) {
             return;
         }
+        let Ok(connection) = watch(connection, Interest::READABLE) else { return };
         let filled = tokio::time::timeout(LIFETIME, self.receive(&connection)).await;
         if filled == Ok(Some(())) {
-            let _ = rustix::net::send(&connection, &[1], rustix::net::SendFlags::NOSIGNAL);
+            let _ = rustix::net::send(connection.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
         }
     }
 
-    async fn receive(&self, connection: &OwnedFd) -> Option<()> {
-        let readiness = register(connection.as_raw_fd()).ok()?;
+    async fn receive(&self, connection: &AsyncFd<OwnedFd>) -> Option<()> {
         let (mut buffer, mut fds) = ([0; TICKET_LEN], Vec::new());
         let length = loop {
-            let mut guard = readiness.readable().await.ok()?;
-            match frame::receive_message(connection.as_fd(), &mut buffer, &mut fds) {
+            let mut guard = connection.readable().await.ok()?;
+            match frame::receive_message(connection.get_ref().as_fd(), &mut buffer, &mut fds) {
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 result => break result.ok()?,
             }
@@ -111,11 +113,4 @@ impl Tickets {
         ticket.stdio = Some(Stdio { stdin, stdout, stderr });
         Some(())
     }
-}
-
-#[expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor outlives it")]
-fn register(fd: RawFd) -> std::io::Result<AsyncFd<RawFd>> {
-    // SAFETY: both callers keep the owner of the descriptor alive beside the AsyncFd and drop it later.
-    let registered = unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) };
-    registered.map_err(std::io::Error::from)
 }

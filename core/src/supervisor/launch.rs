@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use brood_launcher::cgroup;
 use brood_launcher::plan::{Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
@@ -10,14 +11,14 @@ use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::process::PidfdFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::act::internal;
 use super::{Order, Reaper, Record, StdioOrder, Supervisor};
 use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
-use crate::zygotes::LaunchError;
+use crate::zygotes::{LaunchError, end_child};
 
 impl Supervisor {
     pub(super) fn begin_launch(self: &Rc<Self>, instance: Instance, ticket: Ticket) {
@@ -98,8 +99,7 @@ impl Supervisor {
                 Ok(())
             }
             Err(error) => {
-                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-                reap_now(&pidfd);
+                end_child(&pidfd);
                 Err(internal(&error.to_string()))
             }
         }
@@ -117,21 +117,20 @@ async fn undo(error: LaunchError, reserved: Reserved, state: ContainerState) -> 
         if let LaunchError::Spawn(error) = error
             && let Some(killed) = error.killed
         {
-            reap_now(&killed);
+            end_child(&killed);
         }
-        // A zygote that died on the way may have left a child in the cgroup.
+        // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
+        for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
+            let child = rustix::process::Pid::from_raw(pid);
+            let child = child.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+            child.iter().for_each(end_child);
+        }
         super::act::remove(reserved.dir(), &state.cgroup)
     });
     if let Ok(Err(failure)) = undone.await {
         tracing::warn!(%failure, "undo a launch");
     }
     failure
-}
-
-fn reap_now(pidfd: &OwnedFd) {
-    if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-        tracing::warn!(%errno, "reap a failed launch");
-    }
 }
 
 async fn read_reports(status: OwnedFd, plan: &Plan) -> std::io::Result<Outcome> {

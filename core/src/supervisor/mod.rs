@@ -26,6 +26,7 @@ use std::time::Duration;
 use brood_launcher::plan::Stdio;
 use brood_launcher::prepare::Source;
 use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, Manager, StateRoot};
+use rustix::process::Rlimit;
 use tokio::sync::oneshot;
 
 use crate::exe::SealedExe;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub retain: usize,
     /// Whether this is a daemon or one command's own supervisor.
     pub manager: Manager,
+    /// RLIMIT_NOFILE of containers that do not ask for one; `None` for our own.
+    pub container_nofile: Option<Rlimit>,
 }
 
 /// A container to be created.
@@ -189,7 +192,7 @@ impl Supervisor {
             last_ticket: Cell::new(0),
             journal: journal.into(),
             exits: Exits::new(settings.reactor)?,
-            zygotes: Zygotes::start(exe, settings.zygotes)?,
+            zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
             unaccounted: RefCell::default(),
             settings,

@@ -89,6 +89,20 @@ impl Supervisor {
         }
     }
 
+    /// Whether something waits to be sent to the keeper.
+    #[must_use]
+    pub fn owes_keeper(&self) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.owes())
+    }
+
+    /// Wakes when something begins to wait to be sent to the keeper.
+    pub async fn owing(&self) {
+        match self.keeper.as_ref().map(|keeper| keeper.owing()) {
+            Some(owing) => owing.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Takes what the keeper has to tell; false when it is gone.
     #[must_use]
     pub fn hear_keeper(self: &Rc<Self>) -> bool {

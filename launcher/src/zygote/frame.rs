@@ -72,6 +72,12 @@ impl Outgoing {
         Ok(Outgoing { first, fds, sent: 0, started: false })
     }
 
+    /// Whether a message has been sent: then the rest must follow, or the zygote is of no use any more.
+    #[must_use]
+    pub fn begun(&self) -> bool {
+        self.started
+    }
+
     /// Sends the next message; true when that was the last one.
     ///
     /// # Errors
@@ -112,6 +118,10 @@ pub fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<
         if let RecvAncillaryMessage::ScmRights(received) = message {
             fds.extend(received);
         }
+    }
+    if got.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
+        // The usual reason: no descriptor number was left for what came along.
+        return Err(Errno::MFILE);
     }
     if got.flags.contains(rustix::net::ReturnFlags::TRUNC) { Err(Errno::MSGSIZE) } else { Ok(got.bytes) }
 }
@@ -182,19 +192,36 @@ pub fn receive_reply(socket: BorrowedFd<'_>) -> Result<Option<Result<Spawned, Sp
     let length = match receive_message(socket, &mut buffer, &mut fds) {
         Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
         Ok(length) => length,
+        // The message itself came; only its descriptor did not.
+        Err(Errno::MFILE) => buffer.len(),
         Err(errno) => return Err(errno),
     };
     let (kind, rest) = buffer.get(..length).and_then(<[u8]>::split_first).ok_or(Errno::PROTO)?;
     let (number, text) = rest.split_first_chunk::<4>().ok_or(Errno::PROTO)?;
     let number = i32::from_le_bytes(*number);
     Ok(Some(match kind {
-        0 => Ok(Spawned { pid: number, pidfd: fds.pop().ok_or(Errno::PROTO)? }),
+        0 => match fds.pop() {
+            Some(pidfd) => Ok(Spawned { pid: number, pidfd }),
+            None => {
+                end_unreachable(number);
+                Err(SpawnError { what: "receive the child's handle".to_owned(), errno: Errno::MFILE, killed: None })
+            }
+        },
         _ => Err(SpawnError {
             what: String::from_utf8_lossy(text).into_owned(),
             errno: Errno::from_raw_os_error(number),
             killed: fds.pop(),
         }),
     }))
+}
+
+/// A child without a handle: it is ours and unreaped, so its pid is its own until we reap it here.
+fn end_unreachable(pid: i32) {
+    use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+    }
 }
 
 #[cfg(test)]

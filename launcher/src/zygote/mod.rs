@@ -31,7 +31,12 @@ pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
     sys::set_comm(c"brood: zygote");
     // Children share our memory image until they exec: nobody in a container may look at it (CVE-2016-9962).
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(|errno| format!("PR_SET_DUMPABLE: {errno}"))?;
-    private_root().map_err(|errno| format!("private mount namespace: {errno}"))?;
+    if let Err(errno) = private_root() {
+        let what = "zygote: private mount namespace".to_owned();
+        // Told to the supervisor too, whose users want to know.
+        let _ = frame::send_reply(socket, Err(SpawnError { what: what.clone(), errno, killed: None }));
+        return Err(format!("{what}: {}", crate::report::errno_text(errno)));
+    }
     let host = Host::open(true).map_err(|error| error.to_string())?;
     loop {
         let request = match frame::receive(socket) {

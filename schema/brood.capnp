@@ -122,7 +122,7 @@ struct RunRequest {
   # `start` and `autoRemove` are implied and `stdio` is not looked at: input is empty, output is captured. An empty `id`
   # gets a name.
   outputLimit @1 :UInt32;
-  # Bytes kept of each stream; what comes after is read and thrown away. 0 stands for 1 MiB; at most 16 MiB.
+  # Bytes kept of each stream; what comes after is read and thrown away. 0 stands for 1 MiB; at most 8 MiB.
   timeoutMs @2 :UInt64;
   # Kill the container after this time; 0 for never.
 }

@@ -16,7 +16,7 @@ pub const TICKET_LIFETIME_S: u64 = 60;
 pub const OUTPUT_LIMIT_DEFAULT: usize = 1 << 20;
 
 /// Most bytes kept of each stream of a one-shot run; a request for more is refused.
-pub const OUTPUT_LIMIT_MAX: usize = 16 << 20;
+pub const OUTPUT_LIMIT_MAX: usize = 8 << 20;
 
 /// Events in one batch to a subscriber; the next batch waits for the answer to this one.
 pub const EVENTS_PER_BATCH: usize = 256;
@@ -36,12 +36,14 @@ pub const RPC_TRAVERSAL_WORDS_MAX: usize = 4 << 20;
 /// Bytes of a config.json given inline with a request; more is refused.
 pub const INLINE_CONFIG_BYTES_MAX: usize = 16 << 20;
 
-/// Threads for what may block: parsing, opening trees, removing cgroups.
-pub const BLOCKING_THREADS_MAX: usize = 4;
+/// Threads for what may block: parsing, opening trees, removing cgroups; more work than that waits its turn.
+pub const BLOCKING_THREADS_MAX: usize = 8;
 
 /// Most zygotes (`--zygotes`).
 pub const ZYGOTES_MAX: usize = 64;
 
 const _: () = assert!(OUTPUT_LIMIT_DEFAULT <= OUTPUT_LIMIT_MAX);
 const _: () = assert!(INLINE_CONFIG_BYTES_MAX <= RPC_TRAVERSAL_WORDS_MAX * 8);
+// Both streams of a one-shot run fit the answer.
+const _: () = assert!(2 * OUTPUT_LIMIT_MAX < RPC_TRAVERSAL_WORDS_MAX * 8);
 const _: () = assert!(EVENTS_PER_BATCH <= RETAIN_COUNT_DEFAULT);

@@ -76,25 +76,61 @@ impl Hierarchy {
 /// Longer IDs are cut and get a checksum: a directory entry holds 255 bytes.
 const ID_BYTES_MAX: usize = 200;
 
-/// Makes the directory (parents too) and opens it for `CLONE_INTO_CGROUP`. One that is there already must be empty of
-/// processes: two containers in one cgroup would be killed together.
+/// A container's cgroup, open for its birth.
+#[derive(Debug)]
+pub struct Made {
+    /// For `CLONE_INTO_CGROUP`.
+    pub fd: OwnedFd,
+    /// The topmost directory that did not exist before: what removal may remove. `None` when all of them did.
+    pub top: Option<PathBuf>,
+}
+
+/// Makes the directory (parents too) and opens it. One that is there already must have neither processes nor children
+/// of its own: whatever lives below it would be killed together with the container.
 ///
 /// # Errors
 /// It cannot be made, or is in use.
-pub fn create(path: &Path) -> Result<OwnedFd, CgroupError> {
-    if let Err(error) = std::fs::create_dir(path) {
-        match error.kind() {
-            ErrorKind::NotFound => std::fs::create_dir_all(path).map_err(failed(path, "make directory"))?,
-            ErrorKind::AlreadyExists => {}
-            _ => return Err(failed(path, "make directory")(error)),
+pub fn create(path: &Path) -> Result<Made, CgroupError> {
+    let mut top = None;
+    for ancestor in path.ancestors() {
+        match std::fs::create_dir(ancestor) {
+            Ok(()) => top = Some(ancestor.to_owned()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => break,
+            // Its parent is missing as well: made on the way back.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(path, "make directory")(error)),
         }
-        let procs = std::fs::read(path.join("cgroup.procs")).map_err(failed(path, "read cgroup.procs"))?;
-        if !procs.is_empty() {
-            return Err(failed(path, "use")(std::io::Error::other("it is not empty: processes live in it")));
-        }
+        break;
+    }
+    if let Some(lowest) = top.clone().filter(|lowest| lowest != path) {
+        std::fs::create_dir_all(path).map_err(|error| {
+            remove_upwards(path, &lowest);
+            failed(path, "make directory")(error)
+        })?;
+    }
+    if top.is_none() && in_use(path)? {
+        return Err(failed(path, "use")(std::io::Error::other("processes or other cgroups live in it")));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(path, "open")(errno.into()))
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(path, "open")(errno.into()))?;
+    Ok(Made { fd, top })
+}
+
+fn in_use(path: &Path) -> Result<bool, CgroupError> {
+    let events = std::fs::read_to_string(path.join("cgroup.events")).map_err(failed(path, "read cgroup.events"))?;
+    let mut entries = std::fs::read_dir(path).map_err(failed(path, "list"))?.flatten();
+    let has_children = entries.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(has_children || !events.lines().any(|line| line == "populated 0"))
+}
+
+/// Removes the directory and its parents, up to and including `top`, as far as they are empty.
+fn remove_upwards(path: &Path, top: &Path) {
+    for ancestor in path.ancestors().take_while(|ancestor| ancestor.starts_with(top)) {
+        // One that others use by now stays.
+        if std::fs::remove_dir(ancestor).is_err() {
+            return;
+        }
+    }
 }
 
 /// Kills every process in the cgroup and below (`cgroup.kill`, Linux 5.14). A cgroup that is gone has none.
@@ -108,13 +144,19 @@ pub fn kill(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// The processes in the cgroup itself, in our pid namespace.
+/// The processes in the cgroup and below, in our pid namespace.
 ///
 /// # Errors
 /// The cgroup is gone.
 pub fn processes(path: &Path) -> Result<Vec<i32>, CgroupError> {
     let text = std::fs::read_to_string(path.join("cgroup.procs")).map_err(failed(path, "read cgroup.procs"))?;
-    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    let mut pids: Vec<i32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let entries = std::fs::read_dir(path).map_err(failed(path, "list"))?.flatten();
+    for child in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        // One that is removed meanwhile has none.
+        pids.extend(processes(&child.path()).unwrap_or_default());
+    }
+    Ok(pids)
 }
 
 /// Removes the directory and what the container made below it. False: processes still live there.
@@ -141,35 +183,46 @@ pub fn try_remove(path: &Path) -> Result<bool, CgroupError> {
     }
 }
 
-/// Kills what is left, waits for `populated 0` (the kernel's event, not a sleep) and removes the directory.
+/// Kills what is left, waits for `populated 0` (the kernel's event, not a sleep) and removes what was made: the
+/// directory and its parents up to `top`. Without `top` nothing was made, and nothing is removed.
 ///
 /// # Errors
 /// The deadline passed, or the kernel refuses.
-pub fn kill_and_remove(path: &Path, patience: Duration) -> Result<(), CgroupError> {
+pub fn kill_and_remove(path: &Path, top: Option<&Path>, patience: Duration) -> Result<(), CgroupError> {
     let deadline = Instant::now() + patience;
-    if try_remove(path)? {
-        return Ok(());
-    }
-    kill(path)?;
-    let events = std::fs::File::open(path.join("cgroup.events")).map_err(failed(path, "open cgroup.events"))?;
-    loop {
-        // Reading arms the next notice (cgroup-v2.rst, "[Un]populated Notification").
-        let mut text = String::new();
-        let mut reader = &events;
-        std::io::Seek::rewind(&mut reader)
-            .and_then(|()| std::io::Read::read_to_string(&mut reader, &mut text).map(drop))
-            .map_err(failed(path, "read cgroup.events"))?;
-        if text.lines().any(|line| line == "populated 0") && try_remove(path)? {
-            return Ok(());
+    let removed = |path: &Path| match top {
+        Some(_) => try_remove(path),
+        None => Ok(true),
+    };
+    if top.is_none() || !try_remove(path)? {
+        kill(path)?;
+        let events = match std::fs::File::open(path.join("cgroup.events")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed(path, "open cgroup.events"))?,
+        };
+        while !(unpopulated(path, &events)? && removed(path)?) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(failed(path, "remove")(ErrorKind::ResourceBusy.into()));
+            }
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            let mut poll = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
+            rustix::event::poll(&mut poll, Some(&timeout)).map_err(|errno| failed(path, "wait")(errno.into()))?;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(failed(path, "remove")(ErrorKind::ResourceBusy.into()));
-        }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        let mut poll = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
-        rustix::event::poll(&mut poll, Some(&timeout)).map_err(|errno| failed(path, "wait")(errno.into()))?;
     }
+    if let (Some(top), Some(parent)) = (top, path.parent()) {
+        remove_upwards(parent, top);
+    }
+    Ok(())
+}
+
+/// Reading arms the next notice (cgroup-v2.rst, "[Un]populated Notification").
+fn unpopulated(path: &Path, events: &std::fs::File) -> Result<bool, CgroupError> {
+    let (mut text, mut reader) = (String::new(), events);
+    std::io::Seek::rewind(&mut reader)
+        .and_then(|()| std::io::Read::read_to_string(&mut reader, &mut text).map(drop))
+        .map_err(failed(path, "read cgroup.events"))?;
+    Ok(text.lines().any(|line| line == "populated 0"))
 }
 
 #[cfg(test)]
@@ -187,5 +240,23 @@ mod tests {
         let given = |path: &str| hierarchy.place(Path::new("/a"), "x", Some(Path::new(path)));
         assert_eq!(given("/p/q"), Path::new("/c/p/q"));
         assert_eq!(given("p/q"), Path::new("/c/own/p/q"));
+    }
+
+    #[test]
+    fn only_what_was_made_is_removed_and_nothing_in_use_is_taken() {
+        let Some(hierarchy) = Hierarchy::find() else { panic!("these tests need a writable cgroup v2 hierarchy") };
+        let base = hierarchy.own.join(format!("brood-unit-{}", std::process::id()));
+        let (leaf, patience) = (base.join("a/b"), Duration::from_secs(5));
+        let made = create(&leaf).unwrap();
+        assert_eq!(made.top.as_deref(), Some(base.as_path()));
+        // Empty, but not ours to share: a cgroup below it would be killed along.
+        assert!(create(&base).unwrap_err().to_string().contains("other cgroups live in it"));
+        // An empty one that somebody else made may be used, and stays.
+        assert_eq!(create(&leaf).unwrap().top, None);
+        kill_and_remove(&leaf, None, patience).unwrap();
+        assert!(leaf.is_dir());
+        kill_and_remove(&leaf, made.top.as_deref(), patience).unwrap();
+        assert!(!base.exists());
+        kill_and_remove(&leaf, made.top.as_deref(), patience).unwrap();
     }
 }

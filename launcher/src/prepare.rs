@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use rustix::pipe::PipeFlags;
@@ -75,6 +75,10 @@ pub struct Order {
     pub die_with_parent: Option<u32>,
     /// Go on without what is not supported.
     pub ignore_unsupported: bool,
+    /// For the state file.
+    pub auto_remove: bool,
+    /// Whether it gets a cgroup of its own.
+    pub cgroup: bool,
 }
 
 /// A prepared container: launch it, then [`Reserved::keep`] it.
@@ -96,7 +100,8 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Reserved {
     dir: ContainerDir,
-    cgroup: Option<PathBuf>,
+    /// The directory, and the topmost one that was made.
+    cgroup: Option<(PathBuf, PathBuf)>,
     kept: bool,
 }
 
@@ -128,9 +133,10 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.kept {
-            if let Some(cgroup) = &self.cgroup {
-                // An unborn container's cgroup is empty; one that is not belongs to somebody else.
-                let _ = cgroup::try_remove(cgroup);
+            if let Some((cgroup, top)) = &self.cgroup {
+                // An unborn container's cgroup is empty, so nothing is killed and nothing waits, unless a launch was given
+                // up so late that there is a child, which is being killed.
+                let _ = cgroup::kill_and_remove(cgroup, Some(top), std::time::Duration::from_secs(1));
             }
             let _ = self.dir.remove();
         }
@@ -147,31 +153,44 @@ pub fn prepare(
     stdio: impl FnOnce(&ContainerDir) -> Result<Stdio, PrepareError>,
 ) -> Result<Prepared, PrepareError> {
     config::check_id(&order.id)?;
-    let (loaded_spec, notes, bundle) = load(&order)?;
-    let dir = root.reserve(&order.id)?;
-    let mut reserved = Reserved { dir, cgroup: None, kept: false };
-
-    let cgroup = make_cgroup(root, &order.id, &loaded_spec, &mut reserved)?;
-    let state = ContainerState {
-        oci_version: loaded_spec.version().clone(),
-        id: order.id,
-        rootfs: loaded_spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
+    let (spec, notes, bundle) = load(&order)?;
+    let cgroup = if order.cgroup { cgroup_place(root, &order.id, &spec)? } else { None };
+    let mut state = ContainerState {
+        oci_version: spec.version().clone(),
+        rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
         bundle: if matches!(order.source, Source::Bundle { .. }) { bundle.clone() } else { PathBuf::new() },
-        annotations: loaded_spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
         labels: order.labels,
         created: jiff::Timestamp::now().to_string(),
-        cgroup: reserved.cgroup.clone().unwrap_or_default(),
+        cgroup: cgroup.clone().unwrap_or_default(),
+        cgroup_made: None,
         owner: rustix::process::getuid().as_raw(),
         manager: order.manager,
+        auto_remove: order.auto_remove,
+        embedded_in: (order.manager == Manager::Embedded).then(own_record),
+        id: order.id,
     };
-    reserved.dir.write_state(&state)?;
-    if let Some(process) = loaded_spec.process() {
+    let dir = root.reserve(&state)?;
+    let mut reserved = Reserved { dir, cgroup: None, kept: false };
+    let cgroup = match cgroup {
+        Some(path) => {
+            let made = cgroup::create(&path)?;
+            state.cgroup_made.clone_from(&made.top);
+            reserved.cgroup = made.top.map(|top| (path, top));
+            if reserved.cgroup.is_some() {
+                reserved.dir.write_state(&state)?;
+            }
+            Some(made.fd)
+        }
+        None => None,
+    };
+    if let Some(process) = spec.process() {
         reserved.dir.process(INIT).create(process)?;
     }
     let park = if order.park { Some(reserved.dir.listen_for_start()?) } else { None };
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(PrepareError::Pipe)?;
     let launch = plan::build(
-        &loaded_spec,
+        &spec,
         BuildOptions {
             bundle,
             host_overlay: matches!(order.source, Source::Inline { host_overlay: true, .. }),
@@ -184,6 +203,11 @@ pub fn prepare(
         },
     )?;
     Ok(Prepared { launch, status, state, notes, reserved })
+}
+
+fn own_record() -> PidRecord {
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    PidRecord { pid, start_time: crate::state::start_time(pid).unwrap_or(0) }
 }
 
 fn load(order: &Order) -> Result<(Spec, Vec<String>, PathBuf), PrepareError> {
@@ -206,19 +230,13 @@ fn load(order: &Order) -> Result<(Spec, Vec<String>, PathBuf), PrepareError> {
     }
 }
 
-fn make_cgroup(
-    root: &StateRoot,
-    id: &str,
-    spec: &Spec,
-    reserved: &mut Reserved,
-) -> Result<Option<OwnedFd>, PrepareError> {
+/// Where the cgroup goes, if there is to be one.
+fn cgroup_place(root: &StateRoot, id: &str, spec: &Spec) -> Result<Option<PathBuf>, PrepareError> {
     let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let wanted = wanted.filter(|path| !path.as_os_str().is_empty());
-    let Some(hierarchy) = Hierarchy::find() else {
-        return if wanted.is_some() { Err(PrepareError::NoCgroup) } else { Ok(None) };
-    };
-    let path: &Path = &hierarchy.place(root.path(), id, wanted);
-    let cgroup = cgroup::create(path)?;
-    reserved.cgroup = Some(path.to_owned());
-    Ok(Some(cgroup))
+    match Hierarchy::find() {
+        Some(hierarchy) => Ok(Some(hierarchy.place(root.path(), id, wanted))),
+        None if wanted.is_some() => Err(PrepareError::NoCgroup),
+        None => Ok(None),
+    }
 }

@@ -8,21 +8,26 @@
 //! <root>/<id>/init/exit             exit record; written once
 //! ```
 //!
-//! The directory itself is the reservation of the name: mkdir(2) succeeds for one only. Files appear by rename, so a
-//! reader sees a whole one or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
+//! The directory itself is the reservation of the name: it appears by a rename that refuses to replace, with its
+//! `state.json` inside, so there is never a folder without one. Files appear by rename too, so a reader sees a whole one
+//! or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitIdStatus};
 use serde::{Deserialize, Serialize};
 
 /// Folder of the init process below the container's.
 pub const INIT: &str = "init";
+/// Beginning of the names of reservations that are not complete; no ID begins with a dot.
+const NEW_PREFIX: &str = ".new.";
 /// Where a created container waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
 
@@ -81,8 +86,16 @@ pub struct ContainerState {
     pub labels: BTreeMap<String, String>,
     /// RFC 3339, UTC.
     pub created: String,
-    /// Absolute path of the cgroup v2 directory made for it; empty when there is none.
+    /// Absolute path of its cgroup v2 directory; empty when there is none.
     pub cgroup: PathBuf,
+    /// The topmost directory of that path that was made for it, and so may be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_made: Option<PathBuf>,
+    /// Delete it when its init process ends.
+    pub auto_remove: bool,
+    /// The process that looks after an embedded container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedded_in: Option<PidRecord>,
     /// User who created it.
     pub owner: u32,
     /// Who looks after it: only its own supervisor takes a container over after a restart.
@@ -192,6 +205,12 @@ impl StateRoot {
     pub fn open(path: &Path) -> Result<StateRoot> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))?;
         let path = std::fs::canonicalize(path).map_err(at(path))?;
+        let metadata = std::fs::metadata(&path).map_err(at(&path))?;
+        let (owner, mode) = (std::os::unix::fs::MetadataExt::uid(&metadata), metadata.permissions().mode());
+        if owner != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
+            let reason = "must belong to the user who runs this, and be writable by nobody else";
+            return Err(at(&path)(std::io::Error::other(reason)));
+        }
         Ok(StateRoot(path))
     }
 
@@ -201,16 +220,38 @@ impl StateRoot {
         &self.0
     }
 
-    /// Takes a name. The ID must have passed [`crate::config::check_id`].
+    /// Takes the name `state.id`, which must have passed [`crate::config::check_id`].
     ///
     /// # Errors
     /// [`StateError::InUse`] when somebody has it.
-    pub fn reserve(&self, id: &str) -> Result<ContainerDir> {
-        let path = self.0.join(id);
-        match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(ContainerDir(path)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(StateError::InUse(id.to_owned())),
-            Err(source) => Err(StateError::Io { path, source }),
+    pub fn reserve(&self, state: &ContainerState) -> Result<ContainerDir> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let path = self.0.join(&state.id);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let new = ContainerDir(self.0.join(format!("{NEW_PREFIX}{}.{number}", std::process::id())));
+        std::fs::DirBuilder::new().mode(0o700).create(&new.0).map_err(at(&new.0))?;
+        let taken = new.write_state(state).and_then(|()| {
+            match rustix::fs::renameat_with(CWD, &new.0, CWD, &path, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(ContainerDir(path.clone())),
+                Err(Errno::EXIST) => Err(StateError::InUse(state.id.clone())),
+                Err(errno) => Err(StateError::Io { path: path.clone(), source: errno.into() }),
+            }
+        });
+        if taken.is_err() {
+            let _ = new.remove();
+        }
+        taken
+    }
+
+    /// Removes reservations that were never completed, because whoever made them was killed.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let maker =
+                name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)).and_then(|rest| rest.split('.').next());
+            if maker.and_then(|pid| pid.parse().ok()).is_some_and(|pid| ProcStat::read(pid).is_none()) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
         }
     }
 
@@ -234,7 +275,8 @@ impl StateRoot {
     pub fn list(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.0).map_err(at(&self.0))?;
         let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        let mut names: Vec<String> = directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let names = directories.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
         names.sort();
         Ok(names)
     }
@@ -424,7 +466,9 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut name = std::ffi::OsString::from(".new.");
     name.push(path.file_name().unwrap_or_default());
     let temporary = path.with_file_name(name);
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary);
+    // What a killed predecessor left goes first; a link that somebody put there is never followed.
+    let _ = std::fs::remove_file(&temporary);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
     let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| std::fs::rename(&temporary, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
@@ -517,20 +561,40 @@ mod tests {
     fn a_name_can_be_taken_once() {
         let temp = tempfile::tempdir().unwrap();
         let root = StateRoot::open(&temp.path().join("deep/er")).unwrap();
-        let dir = root.reserve("a").unwrap();
-        assert_eq!(root.reserve("a").unwrap_err().to_string(), "container a already exists");
+        let dir = root.reserve(&named("a")).unwrap();
+        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container a already exists");
         assert_eq!(root.find("b").unwrap_err().to_string(), "container does not exist: b");
         assert_eq!(root.find("../deep").unwrap_err().to_string(), "container does not exist: ../deep");
         assert_eq!(dir.status(), Status::Creating);
         dir.remove().unwrap();
         assert!(root.list().unwrap().is_empty());
-        root.reserve("a").unwrap();
+        root.reserve(&named("a")).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "a refused reservation leaves nothing");
+    }
+
+    #[test]
+    fn a_reservation_that_was_never_completed_is_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(temp.path()).unwrap();
+        // Beyond the largest pid that Linux gives.
+        let dead = temp.path().join(".new.4194305.0");
+        let alive = temp.path().join(format!(".new.{}.0", std::process::id()));
+        for path in [&dead, &alive] {
+            std::fs::create_dir(path).unwrap();
+        }
+        root.sweep();
+        assert!(!dead.exists() && alive.exists());
+        assert!(root.list().unwrap().is_empty());
+    }
+
+    fn named(id: &str) -> ContainerState {
+        ContainerState { id: id.into(), ..ContainerState::default() }
     }
 
     #[test]
     fn files_come_back_as_written_and_damage_is_told() {
         let temp = tempfile::tempdir().unwrap();
-        let dir = StateRoot::open(temp.path()).unwrap().reserve("a").unwrap();
+        let dir = StateRoot::open(temp.path()).unwrap().reserve(&named("a")).unwrap();
         let state = ContainerState { id: "a".into(), bundle: "/b".into(), ..ContainerState::default() };
         dir.write_state(&state).unwrap();
         assert_eq!(dir.read_state().unwrap(), state);

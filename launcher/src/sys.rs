@@ -255,6 +255,16 @@ pub fn read_link(directory: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> R
     if length < buffer.len() { Ok(length) } else { Err(Errno::NAMETOOLONG) }
 }
 
+/// The kind of namespace (`CLONE_NEW*`) that a descriptor refers to (ioctl_nsfs(2)).
+///
+/// # Errors
+/// ENOTTY for what is no namespace.
+pub fn namespace_type(fd: BorrowedFd<'_>) -> Result<c_int> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    check(c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) })).map(|kind| kind as c_int)
+}
+
 /// Brings the interface `lo` of the current network namespace up.
 ///
 /// # Errors

@@ -1,7 +1,22 @@
-//! Wrong command lines in one line, for both binaries: clap's first line names the option or value, and the rest is
-//! what `--help` says better.
+//! Errors in one line, for both binaries.
 
-/// The error in one line.
+/// An error and its causes, each only if it says something that was not said.
+#[must_use]
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let plain = cause.split(" (os error").next().unwrap_or_default().trim();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(plain) && !plain.contains(text.as_str()) {
+            text = format!("{text}: {plain}");
+        }
+    }
+    text.split('\n').map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+/// A wrong command line: clap's first line names the option or value, and the rest is what `--help` says better.
 #[must_use]
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -14,6 +29,13 @@ pub fn one_line(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_cause_that_says_nothing_new_is_left_out() {
+        let io = std::io::Error::from_raw_os_error(2);
+        let error = anyhow::Error::from(io).context("/x: No such file or directory").context("--root");
+        assert_eq!(super::chain(&error), "--root: /x: No such file or directory");
+    }
+
     #[test]
     fn what_is_wrong_is_named_in_one_line() {
         let command = clap::Command::new("x").arg(clap::Arg::new("ID").required(true));

@@ -14,10 +14,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use brood_launcher::plan::{BuildOptions, Launch, Stdio, Step, build};
+use brood_launcher::plan::{BuildOptions, ExecOptions, Launch, Stdio, Step, build, build_exec};
 use brood_launcher::report::{Outcome, ReportReader};
-use brood_launcher::spawn::Host;
-use brood_launcher::state::StateRoot;
+use brood_launcher::spawn::{Host, Spawned};
+use brood_launcher::state::{ContainerState, StateRoot};
 use rustix::process::{WaitId, WaitIdOptions};
 use serde_json::{Value, json};
 
@@ -146,7 +146,8 @@ fn joined_namespaces() -> Value {
 /// Runs a configuration to its execve and returns the names of its steps.
 fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     let spec = serde_json::from_value(config).unwrap();
-    let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(if park { "parked" } else { "run" }).unwrap();
+    let state = ContainerState { id: if park { "parked" } else { "run" }.into(), ..ContainerState::default() };
+    let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(&state).unwrap();
     let (status, status_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let Launch { mut plan, fds } = build(
         &spec,
@@ -167,8 +168,10 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     let mut reader = ReportReader::default();
     reader.read_to_end(&status).unwrap();
     let mut outcome = reader.finish(&plan);
+    let mut names: Vec<&'static str> = plan.steps.drain(..).map(|step| step.name()).collect();
     if park {
         assert_eq!(outcome, Outcome::Parked);
+        names.extend(exec_into(&spec, &spawned));
         let mut reader = ReportReader::default();
         reader.read_to_end(&dir.connect_for_start().unwrap()).unwrap();
         outcome = reader.finish_start();
@@ -178,7 +181,23 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     assert_eq!(error.step, "exec", "{error}");
     assert_ne!(ended.exit_status(), Some(ALLOCATED));
     assert!(bundle.join("rootfs/made/by/us").is_dir(), "the dangling link was followed");
-    plan.steps.drain(..).map(|step| step.name()).collect()
+    names
+}
+
+/// Runs an exec in a parked container to its execve, which fails like the container's own.
+fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'static str> {
+    let (status, status_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let init = container.pidfd.try_clone().unwrap();
+    let options = ExecOptions { init, init_pid: container.pid, stdio: stdio(), status: status_write, cgroup: None };
+    let Launch { plan, fds } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();
+    let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
+    drop(fds);
+    let mut reader = ReportReader::default();
+    reader.read_to_end(&status).unwrap();
+    rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+    let Outcome::Failed(error) = reader.finish(&plan) else { panic!("{:?}", reader.finish(&plan)) };
+    assert_eq!(error.step, "exec", "{error}");
+    plan.steps.iter().map(Step::name).collect()
 }
 
 fn stdio() -> Stdio {

@@ -35,6 +35,7 @@ pub(super) struct DaemonArgs {
 
 pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(place.host.is_none(), "--host is for clients: a daemon listens at brood.sock in --root");
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "only root can run the daemon in this version");
     args.reactor.resolve().map_err(|error| anyhow::anyhow!("--reactor io_uring: this kernel refuses: {error}"))?;
     let root = place.state_root()?;
     let arguments = std::env::args_os().skip(1);

@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
     };
     init_log(&cli, role);
     dispatch(cli, role).unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
+        complain(&brood_launcher::usage::chain(&error));
         let refused = error.downcast_ref::<ClientError>().map_or(FAILED, |error| match error {
             ClientError::Refused(failure) => failure.exit_status,
             _ => FAILED,
@@ -221,9 +221,8 @@ fn init_log(cli: &Cli, role: Option<Role>) {
 }
 
 fn complain(message: &str) {
-    // One line, whatever a cause's text may hold; and nobody is left to tell when it cannot be written.
-    let line: String = message.split('\n').map(str::trim).collect::<Vec<_>>().join("; ");
-    let _ = writeln!(std::io::stderr(), "brood: {line}");
+    // Nobody is left to tell when it cannot be written.
+    let _ = writeln!(std::io::stderr(), "brood: {message}");
 }
 
 /// Writes to standard output; a reader that went away (`| head`) is no error.

@@ -187,6 +187,7 @@ impl Printer {
             }
             Format::Table => {
                 let status = exit.map_or_else(|| "-".to_owned(), |exit| exit.status.to_string());
+                let time = time.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string();
                 format!("{time:<30}  {kind:<15}  {id:<24}  {process:<8}  {status}\n")
             }
         })

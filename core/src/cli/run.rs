@@ -12,14 +12,14 @@ use brood_launcher::state::{ExitRecord, Manager};
 use clap::{Args, ValueEnum};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Place, absolute, nobody_there, print};
 use crate::client::{Client, Container, Create, CreateSource};
 use crate::limits::RETAIN_COUNT_DEFAULT;
 use crate::reactor::{self, Choice};
 use crate::registry::{Command, Instance, Reply};
-use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
+use crate::supervisor::{Order, Settings, StdioOrder, Supervisor, sweep};
 
 /// Signals that are passed on to the container of a foreground run.
 const FORWARDED: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
@@ -147,12 +147,12 @@ async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyho
         return print(&format!("{}\n", create.id));
     }
     create.stdio = Some(client.hand_over(&stdio(args)?).await?);
+    let signals = Signals::new()?;
     let (container, created) = client.create(&create);
     // Sent before the creation is answered, so that even the quickest exit is not missed.
     let exit = container.wait();
     created.await?;
-    let engine = Engine::Remote(container);
-    let forwarding = tokio::task::spawn_local(engine.forward());
+    let forwarding = tokio::task::spawn_local(Engine::Remote(container).forward(signals));
     let exit = exit.await?;
     forwarding.abort();
     Ok(status(&exit))
@@ -165,6 +165,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         "no daemon is running and only root can start a container without one"
     );
     let kind = Choice::Auto.resolve().context("reactor")?;
+    let made_root = !place.root.exists();
     let settings = Settings {
         root: place.state_root()?,
         reactor: kind,
@@ -174,8 +175,12 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         manager: Manager::Embedded,
         container_nofile: None,
     };
+    sweep(&settings.root);
+    let root = settings.root.clone();
     let stdio = StdioOrder::Fds(stdio(args)?);
-    reactor::block_on(kind, async move {
+    let status = reactor::block_on(kind, async move {
+        // Before there is anything that a signal could leave behind.
+        let signals = Signals::new()?;
         let supervisor = Supervisor::start(settings, None).context("start")?;
         let source = match create.source {
             CreateSource::Bundle(path) => Source::Bundle { path, config: None },
@@ -190,18 +195,23 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
             auto_remove: false,
             ignore_unsupported: create.ignore_unsupported,
         };
-        let result = run_locally(&supervisor, order).await;
+        let result = run_locally(&supervisor, order, signals).await;
         supervisor.stop();
         result
-    })?
+    });
+    if made_root {
+        // Unless a daemon or another command has moved in meanwhile.
+        let _ = std::fs::remove_dir(root.path());
+    }
+    status?
 }
 
-async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order) -> anyhow::Result<ExitCode> {
-    let (instance, exit) = match supervisor.create(order).await {
+async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order, signals: Signals) -> anyhow::Result<ExitCode> {
+    let (instance, exit) = match supervisor.begin(order).complete().await {
         Ok(created) => created,
         Err(failure) => return Err(crate::client::ClientError::from(failure).into()),
     };
-    let forwarding = tokio::task::spawn_local(Engine::Local(supervisor.clone(), instance).forward());
+    let forwarding = tokio::task::spawn_local(Engine::Local(supervisor.clone(), instance).forward(signals));
     let exit = exit.await;
     forwarding.abort();
     let deleted = supervisor.ask(Command::Delete { target: instance, force: true }).await;
@@ -222,17 +232,9 @@ enum Engine {
 
 impl Engine {
     /// Passes our signals on, until aborted.
-    async fn forward(self) -> anyhow::Result<()> {
-        let mut streams = Vec::new();
-        for number in FORWARDED {
-            streams.push((number, signal(SignalKind::from_raw(number))?));
-        }
+    async fn forward(self, mut signals: Signals) {
         loop {
-            let received: Vec<_> = streams
-                .iter_mut()
-                .map(|(number, stream)| Box::pin(async { (stream.recv().await, *number).1 }))
-                .collect();
-            let (number, ..) = futures::future::select_all(received).await;
+            let number = signals.next().await;
             match &self {
                 // It may have ended this very moment; then the run is about to end as well.
                 Engine::Remote(container) => drop(container.kill(number as u8, false).await),
@@ -241,6 +243,26 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// The signals that are passed on, caught from the making of this on.
+struct Signals(Vec<(i32, Signal)>);
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        let catch = |number| Ok((number, signal(SignalKind::from_raw(number))?));
+        FORWARDED.into_iter().map(catch).collect::<std::io::Result<_>>().map(Signals)
+    }
+
+    async fn next(&mut self) -> i32 {
+        let any = self.0.iter_mut().map(|(number, signal)| {
+            Box::pin(async {
+                signal.recv().await;
+                *number
+            })
+        });
+        futures::future::select_all(any).await.0
     }
 }
 

@@ -138,10 +138,7 @@ pub fn block_on<F: Future>(kind: Kind, future: F) -> std::io::Result<F::Output> 
     match kind {
         Kind::IoUring => Ok(tokio_uring::start(future)),
         Kind::Epoll => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(crate::limits::BLOCKING_THREADS_MAX)
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
         }
     }

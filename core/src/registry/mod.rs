@@ -1,14 +1,15 @@
 //! The pure core: every container's state, and what each input means for it.
 //!
 //! ```text
-//!                 +----------- set-up failed -----------+
-//!                 |                                     v
 //!   create --> Creating --parked--> Created --start--> Starting --execve--> Running
-//!                 |                    |                  |                    |
-//!                 +-----running--------|------------------|--------------> (Running)
-//!                                      +------- exit -----+------- exit -------+
-//!                                                         v
-//!   (name free) <--removed-- Removing <--delete-- Stopped
+//!                 |  |                 |                  |                  ^ |
+//!                 |  +---- running ----|------------------|------------------+ |
+//!                 |                    +------- exit -----+------- exit -------+
+//!         set-up failed                                   v
+//!                 |                                    Stopped
+//!                 v                                       | delete
+//!              Failing --exit--> Removing <---------------+
+//!                                   +--removed--> (name free)
 //! ```
 //!
 //! [`Registry::handle`] takes an input and returns effects, in the order in which they must happen. There is no clock,
@@ -113,13 +114,13 @@ impl Registry {
     }
 
     /// Takes over a container that an earlier supervisor left: with its exit when it has one.
-    pub fn adopt(&mut self, id: &str, pid: i32, parked: bool, exit: Option<ExitRecord>) -> Instance {
+    pub fn adopt(&mut self, id: &str, pid: i32, parked: bool, auto_remove: bool, exit: Option<ExitRecord>) -> Instance {
         let phase = match exit {
             Some(exit) => Phase::Stopped(exit),
             None if parked => Phase::Created,
             None => Phase::Running,
         };
-        self.insert(id.to_owned(), phase, pid, false)
+        self.insert(id.to_owned(), phase, pid, auto_remove)
     }
 
     fn insert(&mut self, id: String, phase: Phase, pid: i32, auto_remove: bool) -> Instance {
@@ -169,6 +170,7 @@ impl Registry {
             Event::SetUp { parked } => container.set_up(instance, parked, effects),
             Event::SetUpFailed(failure) => container.set_up_failed(instance, failure, effects),
             Event::Released(result) => container.released(instance, result, effects),
+            Event::NotReleased(failure) => container.not_released(instance, failure, effects),
             Event::Exited(exit) => container.exited(instance, exit, effects),
             Event::Removed(result) => {
                 if container.removed(instance, result, effects) {
@@ -254,6 +256,8 @@ impl Container {
                 self.deleters.push(ticket);
                 effects.push(Effect::Signal { instance, signal: libc::SIGKILL, all: true, reply: None });
             }
+            // Killed as soon as there is something to kill.
+            Phase::Creating { .. } | Phase::Failing { .. } if force => self.deleters.push(ticket),
             Phase::Creating { .. }
             | Phase::Failing { .. }
             | Phase::Created
@@ -282,6 +286,9 @@ impl Container {
             self.phase = Phase::Running;
         }
         effects.push(Effect::Reply(reply, Reply::Created(instance)));
+        if !self.deleters.is_empty() {
+            effects.push(Effect::Signal { instance, signal: libc::SIGKILL, all: true, reply: None });
+        }
         if let Some(exit) = early_exit {
             self.exited(instance, exit, effects);
         }
@@ -319,6 +326,17 @@ impl Container {
         }
     }
 
+    /// Nobody was reached: it still waits, and can be started again.
+    fn not_released(&mut self, instance: Instance, failure: Failure, effects: &mut Vec<Effect>) {
+        let Phase::Starting { reply, early_exit } = &mut self.phase else { return };
+        let (reply, early_exit) = (*reply, early_exit.take());
+        self.phase = Phase::Created;
+        effects.push(Effect::Reply(reply, Reply::Refused(failure)));
+        if let Some(exit) = early_exit {
+            self.exited(instance, exit, effects);
+        }
+    }
+
     fn exited(&mut self, instance: Instance, exit: ExitRecord, effects: &mut Vec<Effect>) {
         match &mut self.phase {
             Phase::Creating { early_exit, .. } | Phase::Starting { early_exit, .. } => *early_exit = Some(exit),
@@ -350,7 +368,8 @@ impl Container {
     /// True when the container is gone for good.
     fn removed(&mut self, instance: Instance, result: Result<(), Failure>, effects: &mut Vec<Effect>) -> bool {
         let Phase::Removing { replies, exit, failure } = &mut self.phase else { return false };
-        let replies = std::mem::take(replies);
+        let mut replies = std::mem::take(replies);
+        replies.append(&mut self.deleters);
         if let Some((ticket, failure)) = failure.take() {
             effects.push(Effect::Forget(instance));
             effects.push(Effect::Reply(ticket, Reply::Refused(failure)));

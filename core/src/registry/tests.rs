@@ -54,7 +54,7 @@ fn every_command_in_every_phase() {
         ("wait", ["later", "failure", "later", "later", "later", "answer", "answer"]),
         ("kill", ["refused", "refused", "acts", "acts", "acts", "refused", "refused"]),
         ("delete", ["refused", "refused", "refused", "refused", "refused", "acts", "later"]),
-        ("force", ["refused", "refused", "acts", "acts", "acts", "acts", "later"]),
+        ("force", ["later", "later", "acts", "acts", "acts", "acts", "later"]),
     ];
     for (name, expected) in table {
         for (phase, expected) in PHASES.iter().zip(expected) {
@@ -109,6 +109,25 @@ fn a_removal_that_fails_can_be_tried_again() {
     assert_eq!(registry.look(instance).map(|(status, ..)| status), Some(Status::Stopped));
     let effects = registry.handle(Input::Command(Ticket(4), Command::Delete { target: instance, force: false }));
     assert_eq!(effects, [Effect::Remove(instance)]);
+}
+
+#[test]
+fn a_forced_delete_of_what_is_being_created_kills_it_as_soon_as_it_is() {
+    let (mut registry, target) = reached("creating");
+    registry.handle(Input::Command(Ticket(8), Command::Delete { target, force: true }));
+    let effects = registry.handle(Input::Event(target, Event::SetUp { parked: true }));
+    assert!(effects.contains(&Effect::Signal { instance: target, signal: libc::SIGKILL, all: true, reply: None }));
+    registry.handle(Input::Event(target, Event::Exited(exit(137))));
+    let effects = registry.handle(Input::Event(target, Event::Removed(Ok(()))));
+    assert!(effects.contains(&Effect::Reply(Ticket(8), Reply::Done)), "{effects:?}");
+}
+
+#[test]
+fn a_start_that_reached_nobody_can_be_tried_again() {
+    let (mut registry, target) = reached("starting");
+    let effects = registry.handle(Input::Event(target, Event::NotReleased(failure())));
+    assert_eq!(effects, [Effect::Reply(Ticket(2), Reply::Refused(failure()))]);
+    assert_eq!(outcome(&registry.handle(Input::Command(Ticket(9), Command::Start(target)))), "acts");
 }
 
 #[test]
@@ -181,6 +200,7 @@ proptest! {
                 7 => walk.input(Input::Event(known, Event::SetUp { parked: flag })),
                 8 if flag => walk.input(Input::Event(known, Event::SetUpFailed(failure()))),
                 8 => walk.input(Input::Event(known, Event::NotCloned(failure()))),
+                9 if which == 0 && flag => walk.input(Input::Event(known, Event::NotReleased(failure()))),
                 9 => walk.input(Input::Event(known, Event::Released(if flag { Ok(()) } else { Err(failure()) }))),
                 10 => walk.input(Input::Event(known, Event::Exited(exit(1)))),
                 _ => walk.input(Input::Event(known, Event::Removed(if flag { Ok(()) } else { Err(failure()) }))),

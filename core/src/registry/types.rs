@@ -30,7 +30,7 @@ pub enum Input {
 pub enum Command {
     /// Make a container of this name.
     Create {
-        /// Its name, already checked.
+        /// Its name; checked when it is prepared.
         id: String,
         /// Remove it when its init process ends.
         auto_remove: bool,
@@ -76,6 +76,8 @@ pub enum Event {
     SetUpFailed(Failure),
     /// The outcome of a `start`.
     Released(Result<(), Failure>),
+    /// A `start` that did not reach the process.
+    NotReleased(Failure),
     /// The init process ended; it has not been reaped yet.
     Exited(ExitRecord),
     /// The outcome of a removal.

@@ -53,7 +53,7 @@ impl schema::brood::Server for BroodServer {
     ) -> Result<(), Error> {
         let order = self.order(params.get()?.get_request()?)?;
         let created = match order {
-            Ok(order) => self.supervisor.create(order).await,
+            Ok(order) => self.supervisor.begin(order).complete().await,
             Err(failure) => Err(failure),
         };
         let mut results = results.get();

@@ -1,5 +1,6 @@
 //! `Brood.run`: one container from beginning to end, its output captured.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -67,10 +68,12 @@ pub(super) async fn run(supervisor: &Rc<Supervisor>, mut order: Order, settings:
     let io_failure = |error: std::io::Error| Failure::new(FailureKind::Internal, format!("output pipe: {error}"));
     let (stdio, stdout, stderr) = pipes(settings.limit).map_err(io_failure)?;
     (order.stdio, order.start, order.auto_remove) = (StdioOrder::Fds(stdio), true, true);
-    let (stdout, stderr) = (tokio::task::spawn_local(stdout.read()), tokio::task::spawn_local(stderr.read()));
+    let (stdout, stderr) = (stdout.begin(), stderr.begin());
 
-    let (instance, mut exit) = supervisor.create(order).await?;
-    let guard = Abandoned { supervisor: supervisor.clone(), instance };
+    let creation = supervisor.begin(order);
+    // From here on, wherever the caller goes away.
+    let guard = creation.instance.map(|instance| Abandoned { supervisor: supervisor.clone(), instance });
+    let (instance, mut exit) = creation.complete().await?;
     let mut timed_out = false;
     let reply = match settings.timeout {
         None => exit.await,
@@ -93,7 +96,7 @@ pub(super) async fn run(supervisor: &Rc<Supervisor>, mut order: Order, settings:
     }
     match reply {
         Reply::Exit(exit) => {
-            Ok(Ran { id, exit, timed_out, stdout: finish(stdout).await, stderr: finish(stderr).await })
+            Ok(Ran { id, exit, timed_out, stdout: stdout.finish().await, stderr: stderr.finish().await })
         }
         Reply::Refused(failure) => Err(failure),
         Reply::Created(_) | Reply::Done => Err(Failure::new(FailureKind::Internal, "a wait without an exit".into())),
@@ -124,34 +127,48 @@ struct Capture {
     limit: usize,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Captured {
     bytes: Vec<u8>,
     truncated: bool,
 }
 
 impl Capture {
+    fn begin(self) -> Capturing {
+        let captured = Rc::new(RefCell::new(Captured::default()));
+        Capturing { task: tokio::task::spawn_local(self.read(captured.clone())), captured }
+    }
+
     /// Reads to the end of file; beyond the limit it only reads, so that the container is never blocked.
-    async fn read(mut self) -> Captured {
-        let mut captured = Captured::default();
+    async fn read(mut self, captured: Rc<RefCell<Captured>>) {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = self.pipe.read(&mut buffer).await {
+            let mut captured = captured.borrow_mut();
             let room = self.limit - captured.bytes.len();
             captured.truncated |= length > room;
             captured.bytes.extend_from_slice(&buffer[..length.min(room)]);
         }
+    }
+}
+
+struct Capturing {
+    task: tokio::task::JoinHandle<()>,
+    captured: Rc<RefCell<Captured>>,
+}
+
+impl Capturing {
+    /// What was read, once the stream ends or nobody of the container is left to write.
+    async fn finish(mut self) -> Captured {
+        let ended = tokio::time::timeout(STRAGGLERS, &mut self.task).await;
+        let mut captured = self.captured.take();
+        captured.truncated |= ended.is_err();
         captured
     }
 }
 
-async fn finish(task: tokio::task::JoinHandle<Captured>) -> Captured {
-    let abort = task.abort_handle();
-    match tokio::time::timeout(STRAGGLERS, task).await {
-        Ok(captured) => captured.unwrap_or_default(),
-        Err(_) => {
-            abort.abort();
-            Captured { bytes: Vec::new(), truncated: true }
-        }
+impl Drop for Capturing {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

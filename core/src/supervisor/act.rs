@@ -5,12 +5,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use brood_launcher::cgroup;
-use brood_launcher::report::{Outcome, ReportReader, errno_text};
+use brood_launcher::report::{Outcome, errno_text};
 use brood_launcher::signal;
-use brood_launcher::state::{ContainerDir, ExitRecord, INIT, PidRecord, exit_of_stranger, now_ns};
+use brood_launcher::state::{
+    ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, START_SOCKET, exit_of_stranger, now_ns,
+};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::launch::read_reports;
 use super::{Reaper, Record, Supervisor};
 use crate::journal::JournalEvent;
 use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
@@ -23,12 +26,12 @@ impl Supervisor {
         match effect {
             Effect::Launch(instance, ticket) => self.begin_launch(instance, ticket),
             Effect::Release(instance) => self.release(instance),
-            Effect::Signal { instance, signal, all, reply } => {
-                let result = self.signal(instance, signal, all);
-                if let Some(ticket) = reply {
-                    self.reply(ticket, result.map_or_else(Reply::Refused, |()| Reply::Done));
-                }
-            }
+            Effect::Signal { instance, signal, all, reply } => match (self.signal(instance, signal, all), reply) {
+                (Ok(()), Some(ticket)) => self.reply(ticket, Reply::Done),
+                (Err(failure), Some(ticket)) => self.reply(ticket, Reply::Refused(failure)),
+                (Err(failure), None) => tracing::error!(%failure, signal, "signal"),
+                (Ok(()), None) => {}
+            },
             Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
             Effect::Reap(instance) => self.reap(instance),
             Effect::Publish(instance, kind) => self.publish(instance, kind),
@@ -50,9 +53,8 @@ impl Supervisor {
         let Some(dir) = self.records.borrow().get(&instance).map(|record| record.dir.clone()) else { return };
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
-            let released = tokio::task::spawn_blocking(move || release(&dir)).await;
-            let result = released.unwrap_or_else(|_| Err(internal("start: the task was cancelled")));
-            supervisor.event(instance, Event::Released(result));
+            let event = supervisor.released(dir).await;
+            supervisor.event(instance, event);
         });
     }
 
@@ -65,9 +67,16 @@ impl Supervisor {
         let cgroup = &record.state.cgroup;
         if all && !cgroup.as_os_str().is_empty() {
             if number == libc::SIGKILL {
-                cgroup::kill(cgroup).map_err(|error| internal(&error.to_string()))?;
+                if let Err(error) = cgroup::kill(cgroup) {
+                    // Before Linux 5.14 there is no `cgroup.kill`; the init process takes its pid namespace along.
+                    tracing::warn!(container = record.state.id, %error, "only the init process is killed");
+                }
             } else {
-                for pid in cgroup::processes(cgroup).unwrap_or_default() {
+                let pids = cgroup::processes(cgroup).unwrap_or_default();
+                if pids.is_empty() {
+                    return Err(not_running());
+                }
+                for pid in pids {
                     // Processes come and go while we send.
                     let _ = rustix::process::Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, signal));
                 }
@@ -129,6 +138,32 @@ impl Supervisor {
         }
     }
 
+    /// Connects to the parked process, and reads its last reports.
+    async fn released(&self, dir: ContainerDir) -> Event {
+        let gone = || Failure::new(FailureKind::WrongState, "cannot start a container that has stopped".to_owned());
+        let failed = |errno: Errno| internal(&format!("{START_SOCKET}: {}", errno_text(errno)));
+        let connected = self.blocking(move || {
+            // Once connected it is started, whatever becomes of us.
+            dir.connect_for_start().inspect(|_| dir.forget_start())
+        });
+        let connection = match connected.await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(Errno::CONNREFUSED | Errno::NOENT)) => return Event::Released(Err(gone())),
+            Ok(Err(errno)) => return Event::NotReleased(failed(errno)),
+            Err(failure) => return Event::NotReleased(failure),
+        };
+        let reports = tokio::time::timeout(self.settings.start_timeout, read_reports(connection)).await;
+        Event::Released(match reports {
+            Ok(Ok(reader)) => match reader.finish_start() {
+                Outcome::Running => Ok(()),
+                Outcome::Failed(error) => Err(Failure::of_step(&error)),
+                Outcome::Parked | Outcome::Vanished => Err(gone()),
+            },
+            Ok(Err(error)) => Err(internal(&format!("{START_SOCKET}: {error}"))),
+            Err(_) => Err(internal("the started process does not report; it may be stopped")),
+        })
+    }
+
     /// The process of this container ended: look at its status, without reaping it.
     pub(super) fn on_exit(self: &Rc<Self>, instance: Instance) {
         let exit = {
@@ -150,16 +185,13 @@ impl Supervisor {
     }
 
     fn remove(self: &Rc<Self>, instance: Instance) {
-        let what = self.records.borrow().get(&instance).map(|record| (record.dir.clone(), record.state.cgroup.clone()));
+        let what = self.records.borrow().get(&instance).map(|record| (record.dir.clone(), record.state.clone()));
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
             let result = match what {
                 // Never got as far as a folder.
                 None => Ok(()),
-                Some((dir, cgroup)) => {
-                    let removed = tokio::task::spawn_blocking(move || remove(&dir, &cgroup)).await;
-                    removed.unwrap_or_else(|_| Err(internal("delete: the task was cancelled")))
-                }
+                Some((dir, state)) => supervisor.blocking(move || remove(&dir, &state)).await.flatten(),
             };
             supervisor.event(instance, Event::Removed(result));
         });
@@ -176,26 +208,11 @@ fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
     }
 }
 
-fn release(dir: &ContainerDir) -> Result<(), Failure> {
-    let gone = || Failure::new(FailureKind::WrongState, "cannot start a container that has stopped".to_owned());
-    let connection = match dir.connect_for_start() {
-        Err(Errno::CONNREFUSED | Errno::NOENT) => return Err(gone()),
-        connected => connected.map_err(|errno| internal(&format!("start.sock: {}", errno_text(errno))))?,
-    };
-    let mut reader = ReportReader::default();
-    reader.read_to_end(&connection).map_err(|errno| internal(&format!("start.sock: {}", errno_text(errno))))?;
-    dir.forget_start();
-    match reader.finish_start() {
-        Outcome::Running => Ok(()),
-        Outcome::Failed(error) => Err(Failure::of_step(&error)),
-        Outcome::Parked | Outcome::Vanished => Err(gone()),
-    }
-}
-
 /// Removes what a container without an init process holds.
-pub(super) fn remove(dir: &ContainerDir, cgroup: &std::path::Path) -> Result<(), Failure> {
-    if !cgroup.as_os_str().is_empty() {
-        cgroup::kill_and_remove(cgroup, REMOVAL_PATIENCE).map_err(|error| internal(&error.to_string()))?;
+pub(super) fn remove(dir: &ContainerDir, state: &ContainerState) -> Result<(), Failure> {
+    if !state.cgroup.as_os_str().is_empty() {
+        cgroup::kill_and_remove(&state.cgroup, state.cgroup_made.as_deref(), REMOVAL_PATIENCE)
+            .map_err(|error| internal(&error.to_string()))?;
     }
     dir.remove().map_err(|error| internal(&error.to_string()))
 }

@@ -12,12 +12,12 @@ use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateEr
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use tokio::io::Interest;
 
 use super::act::internal;
 use super::{Order, Reaper, Record, StdioOrder, Supervisor};
 use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
+use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
 
 impl Supervisor {
@@ -29,24 +29,29 @@ impl Supervisor {
     }
 
     async fn launch(self: Rc<Self>, instance: Instance, order: Order) {
-        let (plan, status) = match self.clone_child(instance, order).await {
+        let limit = self.settings.start_timeout;
+        let late = || {
+            let message = format!("not set up within {} s (--start-timeout)", limit.as_secs_f32());
+            Failure::new(FailureKind::LaunchFailed, message)
+        };
+        let deadline = tokio::time::Instant::now() + limit;
+        // What is given up here undoes itself when it is done: the reservation is dropped, a late child is killed.
+        let cloned = tokio::time::timeout_at(deadline, self.clone_child(instance, order)).await;
+        let (plan, status) = match cloned.unwrap_or_else(|_| Err(late())) {
             Ok(cloned) => cloned,
             Err(failure) => return self.event(instance, Event::NotCloned(failure)),
         };
-        let outcome = tokio::time::timeout(self.settings.start_timeout, read_reports(status, &plan)).await;
-        let event = match outcome {
-            Ok(Ok(Outcome::Running)) => Event::SetUp { parked: false },
-            Ok(Ok(Outcome::Parked)) => Event::SetUp { parked: true },
-            Ok(Ok(Outcome::Failed(error))) => Event::SetUpFailed(Failure::of_step(&error)),
-            Ok(Ok(Outcome::Vanished)) => {
-                Event::SetUpFailed(internal("the container's process was killed while it was being set up"))
-            }
+        let event = match tokio::time::timeout_at(deadline, read_reports(status)).await {
+            Ok(Ok(reader)) => match reader.finish(&plan) {
+                Outcome::Running => Event::SetUp { parked: false },
+                Outcome::Parked => Event::SetUp { parked: true },
+                Outcome::Failed(error) => Event::SetUpFailed(Failure::of_step(&error)),
+                Outcome::Vanished => {
+                    Event::SetUpFailed(internal("the container's process was killed while it was being set up"))
+                }
+            },
             Ok(Err(error)) => Event::SetUpFailed(internal(&format!("status pipe: {error}"))),
-            Err(_) => {
-                let message =
-                    format!("not set up within {} s (--start-timeout)", self.settings.start_timeout.as_secs());
-                Event::SetUpFailed(Failure::new(FailureKind::LaunchFailed, message))
-            }
+            Err(_) => Event::SetUpFailed(late()),
         };
         self.event(instance, event);
     }
@@ -54,16 +59,25 @@ impl Supervisor {
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
     async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<(Plan, OwnedFd), Failure> {
         let (root, manager) = (self.settings.root.clone(), self.settings.manager);
-        let prepared = tokio::task::spawn_blocking(move || {
-            let Order { id, source, stdio, labels, start, ignore_unsupported, .. } = order;
+        let prepare = move || {
+            let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported } = order;
             // A daemon's containers outlive it; those of a single command end with it.
             let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
-            let order =
-                prepare::Order { id, source, labels, park: !start, manager, die_with_parent, ignore_unsupported };
+            let (park, cgroup) = (!start, true);
+            let order = prepare::Order {
+                id,
+                source,
+                labels,
+                park,
+                manager,
+                die_with_parent,
+                ignore_unsupported,
+                auto_remove,
+                cgroup,
+            };
             prepare::prepare(&root, order, |dir| open_stdio(stdio, dir))
-        })
-        .await;
-        let prepared = prepared.map_err(|_| internal("prepare: the task was cancelled"))?.map_err(prepare_failure)?;
+        };
+        let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
         let Prepared { launch, status, state, notes, reserved } = prepared;
         for note in &notes {
             tracing::warn!(container = state.id, "{note}");
@@ -71,7 +85,7 @@ impl Supervisor {
         let (plan, fds) = (launch.plan, launch.fds);
         let spawned = match self.zygotes.launch(&plan, fds).await {
             Ok(spawned) => spawned,
-            Err(error) => return Err(undo(error, reserved, state).await),
+            Err(error) => return Err(self.undo(error, reserved, state).await),
         };
         self.write_down(instance, spawned, reserved, state)?;
         Ok((plan, status))
@@ -104,44 +118,47 @@ impl Supervisor {
             }
         }
     }
-}
 
-/// What is left of a launch that brought no child.
-async fn undo(error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
-    let failure = Failure {
-        errno: if let LaunchError::Spawn(error) = &error { error.errno.raw_os_error() } else { 0 },
-        ..Failure::new(FailureKind::LaunchFailed, error.to_string())
-    };
-    // Killing and waiting may take a moment, which the loop does not have.
-    let undone = tokio::task::spawn_blocking(move || {
-        if let LaunchError::Spawn(error) = error
-            && let Some(killed) = error.killed
-        {
-            end_child(&killed);
+    /// Removes what is left of a launch that brought no child.
+    async fn undo(&self, error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
+        let failure = Failure {
+            errno: if let LaunchError::Spawn(error) = &error { error.errno.raw_os_error() } else { 0 },
+            ..Failure::new(FailureKind::LaunchFailed, error.to_string())
+        };
+        // Killing and waiting may take a moment, which the loop does not have.
+        let undone = self.blocking(move || {
+            if let LaunchError::Spawn(error) = error
+                && let Some(killed) = error.killed
+            {
+                end_child(&killed);
+            }
+            // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
+            for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
+                let child = rustix::process::Pid::from_raw(pid);
+                let child = child.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+                child.iter().for_each(end_child);
+            }
+            super::act::remove(reserved.dir(), &state)
+        });
+        if let Err(failure) = undone.await.flatten() {
+            tracing::warn!(%failure, "undo a launch");
         }
-        // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
-        for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
-            let child = rustix::process::Pid::from_raw(pid);
-            let child = child.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-            child.iter().for_each(end_child);
-        }
-        super::act::remove(reserved.dir(), &state.cgroup)
-    });
-    if let Ok(Err(failure)) = undone.await {
-        tracing::warn!(%failure, "undo a launch");
+        failure
     }
-    failure
 }
 
-async fn read_reports(status: OwnedFd, plan: &Plan) -> std::io::Result<Outcome> {
-    rustix::io::ioctl_fionbio(&status, true)?;
-    let mut status = pipe::Receiver::from_owned_fd(status)?;
+/// Reads a child's reports to the end of the descriptor, a pipe or a socket.
+pub(super) async fn read_reports(from: OwnedFd) -> std::io::Result<ReportReader> {
+    rustix::io::ioctl_fionbio(&from, true)?;
+    let from = watch(from, Interest::READABLE)?;
     let mut reader = ReportReader::default();
     let mut buffer = [0; 32];
     loop {
-        match status.read(&mut buffer).await? {
-            0 => return Ok(reader.finish(plan)),
-            length => reader.push(buffer.get(..length).unwrap_or_default()),
+        match rustix::io::read(from.get_ref(), &mut buffer) {
+            Ok(0) | Err(Errno::CONNRESET) => return Ok(reader),
+            Ok(length) => reader.push(buffer.get(..length).unwrap_or_default()),
+            Err(Errno::AGAIN) => from.readable().await?.clear_ready(),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

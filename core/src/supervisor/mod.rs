@@ -16,6 +16,8 @@ mod act;
 mod launch;
 mod recover;
 
+pub use recover::sweep;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -32,6 +34,7 @@ use tokio::sync::oneshot;
 use crate::exe::SealedExe;
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
+use crate::limits::BLOCKING_THREADS_MAX;
 use crate::reactor::{Exits, Kind};
 use crate::registry::{Command, Event, Failure, FailureKind, Input, Instance, Registry, Reply, Ticket};
 use crate::zygotes::Zygotes;
@@ -120,6 +123,28 @@ pub struct Snapshot {
     pub exit: Option<ExitRecord>,
 }
 
+/// A creation on its way.
+pub struct Creation {
+    /// The container, unless the order was refused at once.
+    pub instance: Option<Instance>,
+    created: Asked,
+    exit: Option<Asked>,
+}
+
+impl Creation {
+    /// Resolves when the container is set up (and running, if the order says so), with its coming exit.
+    ///
+    /// # Errors
+    /// An expected failure; nothing is left behind.
+    pub async fn complete(self) -> Result<(Instance, Asked), Failure> {
+        match (self.created.await, self.exit) {
+            (Reply::Created(instance), Some(exit)) => Ok((instance, exit)),
+            (Reply::Refused(failure), _) => Err(failure),
+            _ => Err(Failure::new(FailureKind::Internal, "unexpected answer".into())),
+        }
+    }
+}
+
 /// An answer on its way. Dropping one that waits for an exit takes the waiter off the container's list.
 pub struct Asked {
     receiver: oneshot::Receiver<Reply>,
@@ -164,6 +189,7 @@ pub struct Supervisor {
     keeper: Option<KeeperLink>,
     /// Adopted containers whose process is gone and whose exit nobody has told yet.
     unaccounted: RefCell<Vec<Instance>>,
+    blocking: tokio::sync::Semaphore,
 }
 
 impl Supervisor {
@@ -195,6 +221,7 @@ impl Supervisor {
             zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
             unaccounted: RefCell::default(),
+            blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             settings,
         });
         tokio::task::spawn_local(supervisor.clone().watch_exits());
@@ -207,24 +234,30 @@ impl Supervisor {
         &self.settings
     }
 
-    /// Creates a container; the creation resolves when it is set up (and running, if the order says so). Its exit is
-    /// waited for from the very beginning, so that it cannot be missed, not even by `auto_remove`.
-    pub async fn create(self: &Rc<Self>, order: Order) -> Result<(Instance, Asked), Failure> {
+    /// Begins to create a container. Its exit is waited for from the very beginning, so that it cannot be missed, not
+    /// even by `auto_remove`.
+    pub fn begin(self: &Rc<Self>, order: Order) -> Creation {
         let ticket = self.new_ticket();
         let id = order.id.clone();
         let taken = self.core.borrow().find(&id).is_some();
         let command = Command::Create { id: id.clone(), auto_remove: order.auto_remove };
         self.orders.borrow_mut().insert(ticket, order);
         let created = self.ask_as(ticket, command, None);
-        let born = self.core.borrow().find(&id).filter(|_| !taken);
-        let exit = born.map(|instance| self.ask(Command::Wait(instance)));
-        let reply = created.await;
+        // Taken by the launch, unless the command was refused.
         self.orders.borrow_mut().remove(&ticket);
-        match (reply, exit) {
-            (Reply::Created(instance), Some(exit)) => Ok((instance, exit)),
-            (Reply::Refused(failure), _) => Err(failure),
-            _ => Err(Failure::new(FailureKind::Internal, "unexpected answer".into())),
-        }
+        let instance = self.core.borrow().find(&id).filter(|_| !taken);
+        let exit = instance.map(|instance| self.ask(Command::Wait(instance)));
+        Creation { instance, created, exit }
+    }
+
+    /// Runs what may block on another thread; at most [`BLOCKING_THREADS_MAX`] at a time, whatever the runtime allows.
+    ///
+    /// # Errors
+    /// The runtime is going down.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let going_down = |_| Failure::new(FailureKind::Internal, "the supervisor is stopping".to_owned());
+        let _turn = self.blocking.acquire().await.ok();
+        tokio::task::spawn_blocking(work).await.map_err(going_down)
     }
 
     /// Hands a command to the core. It is handled when this returns, not when the answer is awaited, so that callers

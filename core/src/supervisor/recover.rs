@@ -15,12 +15,28 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, Manager, ProcStat, START_SOCKET, StateError, now_ns, open_process,
+    ContainerDir, ContainerState, ExitRecord, INIT, Manager, ProcStat, START_SOCKET, StateError, StateRoot, now_ns,
+    open_process,
 };
 
 use super::{Reaper, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
 use crate::registry::Event;
+
+/// Removes what embedded supervisors left that were killed, and reservations that were never completed.
+pub fn sweep(root: &StateRoot) {
+    root.sweep();
+    for id in root.list().unwrap_or_default() {
+        let Ok(dir) = root.find(&id) else { continue };
+        let Ok(state) = dir.read_state() else { continue };
+        if state.manager == Manager::Embedded && state.embedded_in.and_then(open_process).is_none() {
+            // Its processes died with the supervisor; the cgroup says when they are gone.
+            if let Err(failure) = super::act::remove(&dir, &state) {
+                tracing::warn!(container = id, %failure, "left by a command that was killed");
+            }
+        }
+    }
+}
 
 impl Supervisor {
     /// Takes over what is there. `kept` are the exits that the keeper has seen meanwhile.
@@ -31,6 +47,7 @@ impl Supervisor {
         let kept: HashMap<(i32, u64), &KeptExit> =
             kept.iter().map(|exit| ((exit.pid, exit.start_time), exit)).collect();
         let mut adopted = 0;
+        sweep(&self.settings.root);
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
@@ -55,7 +72,7 @@ impl Supervisor {
         let init = dir.process(INIT);
         let Ok(pid) = init.read_pid() else {
             tracing::warn!(container = id, "half made: removed");
-            if let Err(failure) = super::act::remove(&dir, &state.cgroup) {
+            if let Err(failure) = super::act::remove(&dir, &state) {
                 tracing::warn!(container = id, %failure, "remove");
             }
             return;
@@ -68,8 +85,9 @@ impl Supervisor {
             Some(stat) if pidfd.is_some() && stat.parent != keeper => Reaper::Stranger,
             _ => Reaper::Keeper,
         };
+        let auto_remove = state.auto_remove;
         let record = |pidfd| Record { dir, state, pid: pid.pid, start_time: pid.start_time, pidfd, reaper };
-        let instance = self.core.borrow_mut().adopt(&id, pid.pid, parked, known.clone());
+        let instance = self.core.borrow_mut().adopt(&id, pid.pid, parked, auto_remove, known.clone());
         match (known, pidfd) {
             (Some(_), _) => drop(self.records.borrow_mut().insert(instance, record(None))),
             (None, Some(pidfd)) => {

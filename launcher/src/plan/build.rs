@@ -10,10 +10,10 @@
 //! | program | find, park, exec | found as the user who will run it, before anybody hears `ready` |
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::{IdMaps, Launch, NamespaceKind, Plan, Step};
 use super::{mounts, process};
@@ -88,6 +88,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let namespaces = Namespaces::of(spec);
 
     let mut steps = Vec::with_capacity(64);
+    steps.extend(options.die_with_parent.map(Step::DieWithParent));
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
     if let Some(value) = process.oom_score_adj() {
         steps.push(Step::OomScoreAdj(value));
@@ -107,10 +108,12 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         steps.push(Step::ReadonlyRoot);
     }
 
-    let exec = process::steps(process, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
+    let (exec, last_limits) =
+        process::steps(process, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
     if let Some(socket) = options.park {
         steps.push(Step::Park { socket: launch.add_fd(socket) });
     }
+    steps.extend(last_limits);
     steps.push(exec);
     launch.plan.steps = steps;
     Ok(launch)
@@ -123,7 +126,10 @@ impl<'a> Namespaces<'a> {
     fn of(spec: &'a Spec) -> Namespaces<'a> {
         let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
         let list = list.into_iter().flatten().enumerate();
-        Namespaces(list.map(|(index, namespace)| (index, namespace.typ(), namespace.path().as_ref())).collect())
+        // An empty path means none, as with runc.
+        let path =
+            |namespace: &'a LinuxNamespace| namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
+        Namespaces(list.map(|(index, namespace)| (index, namespace.typ(), path(namespace))).collect())
     }
 
     /// Whether the container gets its own, new one.
@@ -146,13 +152,8 @@ fn enter_namespaces(
             (kind, None) => launch.plan.clone_flags |= *kind as u64,
             (kind, Some(path)) => {
                 let field = || format!("linux.namespaces[{index}].path");
-                let fd = rustix::fs::open(
-                    path.as_path(),
-                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-                    rustix::fs::Mode::empty(),
-                )
-                .map_err(|errno| PlanError::path(field(), path, errno))?;
-                let fd = launch.add_fd(fd);
+                let fd =
+                    launch.add_fd(open_namespace(*kind, path).map_err(|problem| PlanError::new(field(), problem))?);
                 let kind = match kind {
                     LinuxNamespaceType::Pid => {
                         launch.plan.pid_namespace = Some(fd);
@@ -193,6 +194,18 @@ fn enter_namespaces(
         steps.push(Step::Domainname(c_string("domainname", name.as_str())?));
     }
     Ok(())
+}
+
+/// Opens a namespace file and makes sure that it is one, of this kind. A FIFO in its place must not block us.
+fn open_namespace(kind: LinuxNamespaceType, path: &Path) -> Result<OwnedFd, String> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::open(path, flags, Mode::empty());
+    let fd = fd.map_err(|errno| format!("{}: {}", path.display(), errno_text(errno)))?;
+    match crate::sys::namespace_type(fd.as_fd()) {
+        Ok(found) if found == kind as i32 => Ok(fd),
+        _ => Err(format!("{}: not a {kind} namespace", path.display())),
+    }
 }
 
 fn time_offsets(spec: &Spec) -> Vec<u8> {

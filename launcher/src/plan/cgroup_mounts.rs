@@ -3,7 +3,7 @@
 //! | host | container | becomes |
 //! | --- | --- | --- |
 //! | v2 only | own cgroup namespace | one cgroup2 |
-//! | v1 or hybrid | own cgroup namespace | tmpfs, and each hierarchy mounted anew below it |
+//! | v1 or hybrid | own cgroup namespace, read-only | tmpfs, and each hierarchy mounted anew below it |
 //! | v1 or hybrid | the host's cgroup namespace, read-only | tmpfs, and our own cgroup of each hierarchy bound below it |
 
 use std::ffi::CString;
@@ -102,9 +102,12 @@ impl Layout {
         steps: &mut Vec<Step>,
     ) -> Result<(), PlanError> {
         let readonly = options.attrs.set & libc::MOUNT_ATTR_RDONLY != 0;
-        if !self.own_namespace && (self.v2_only || !readonly) {
-            let problem = "a cgroup mount needs a cgroup namespace (linux.namespaces) or, on cgroup v1, the option ro";
-            return Err(PlanError::new(field, problem));
+        if self.v2_only && !self.own_namespace {
+            return Err(PlanError::new(field, "a cgroup mount needs a cgroup namespace (linux.namespaces)"));
+        }
+        // No v1 cgroup is made for a container yet, so its namespace's root there is our own cgroup.
+        if !self.v2_only && !readonly {
+            return Err(PlanError::new(field, "a cgroup mount on a host with cgroup v1 needs the option ro"));
         }
         if self.v2_only {
             steps.push(filesystem(field, index, destination, "cgroup2", &[], options.attrs)?);
@@ -205,10 +208,20 @@ mod tests {
 
     #[test]
     fn a_writable_view_of_the_hosts_cgroups_is_refused() {
-        let layout = Layout::parse(HYBRID, OWN, false);
+        for own_namespace in [false, true] {
+            refuses_writable(&Layout::parse(HYBRID, OWN, own_namespace));
+        }
+    }
+
+    fn refuses_writable(layout: &Layout) {
         let mut launch = Launch { plan: super::super::Plan::default(), fds: Vec::new() };
         let options = Options::parse("o", &[]).unwrap();
         let error = layout.mount("mounts[6]", 6, Path::new("/sys/fs/cgroup"), &options, &mut launch, &mut Vec::new());
-        assert!(error.unwrap_err().to_string().starts_with("config.json: mounts[6]: a cgroup mount needs"));
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("config.json: mounts[6]: a cgroup mount on a host with cgroup v1")
+        );
     }
 }

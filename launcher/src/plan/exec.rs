@@ -63,7 +63,8 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let namespaces = (namespaces & !libc::CLONE_NEWPID) as u32;
     steps.push(Step::JoinContainer { pidfd: init, namespaces });
     steps.push(Step::NewSession);
-    let exec = process::steps(process, &root, options.stdio, None, &mut launch, &mut steps)?;
+    let (exec, last_limits) = process::steps(process, &root, options.stdio, None, &mut launch, &mut steps)?;
+    steps.extend(last_limits);
     steps.push(exec);
     launch.plan.steps = steps;
     Ok(launch)

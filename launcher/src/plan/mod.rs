@@ -396,7 +396,10 @@ impl Step {
             Step::Rlimit { resource, soft, hard } => format!("process.rlimits {resource} soft {soft} hard {hard}"),
             Step::Identity { uid, gid, .. } => format!("process.user {uid}:{gid}"),
             Step::FindExecutable { candidates } => {
-                candidates.last().map_or_else(String::new, |c| format!("process.args[0] {}", text(c)))
+                // Of several, only the name that was looked for along PATH.
+                let last = candidates.last().map(text).unwrap_or_default();
+                let name = last.rsplit('/').next().filter(|_| candidates.len() > 1).unwrap_or(&last);
+                format!("process.args[0] {name}")
             }
             Step::Exec { argv, .. } => {
                 argv.first().map_or_else(String::new, |a| format!("process.args[0] {}", text(a)))

@@ -16,7 +16,8 @@ const DEFAULT_UMASK: u32 = 0o022;
 /// Most of /etc/passwd that is read to find a home directory.
 const PASSWD_BYTES_MAX: u64 = 1 << 20;
 
-/// Adds everything between the pivot and the program, and returns the last step: parking may come before it.
+/// Adds everything between the pivot and the program, and returns what comes last (parking may come before it): the
+/// exec, and before it the limit of descriptors, which until then we need ourselves.
 pub(super) fn steps(
     process: &Process,
     root: &RootFs,
@@ -24,10 +25,19 @@ pub(super) fn steps(
     die_with_parent: Option<u32>,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
-) -> Result<Step, PlanError> {
+) -> Result<(Step, Option<Step>), PlanError> {
     let user = process.user();
+    let own_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let mut last_limits = None;
     for limit in process.rlimits().iter().flatten() {
-        steps.push(Step::Rlimit { resource: rlimit_number(limit.typ()), soft: limit.soft(), hard: limit.hard() });
+        let (soft, hard) = (limit.soft(), limit.hard());
+        let step = Step::Rlimit { resource: rlimit_number(limit.typ()), soft, hard };
+        // Raising it needs a privilege that is dropped below; lowering it can wait.
+        if limit.typ() == PosixRlimitType::RlimitNofile && hard <= own_nofile {
+            last_limits = Some(step);
+        } else {
+            steps.push(step);
+        }
     }
     let (stdin, stdout) = (launch.add_fd(stdio.stdin), launch.add_fd(stdio.stdout));
     steps.push(Step::Stdio { stdin, stdout, stderr: launch.add_fd(stdio.stderr), uid: user.uid() });
@@ -54,7 +64,7 @@ pub(super) fn steps(
     steps.push(Step::FindExecutable { candidates: candidates(process, &env)? });
     let argv = process.args().iter().flatten().enumerate();
     let argv = argv.map(|(index, arg)| c_string(&format!("process.args[{index}]"), arg.as_str()));
-    Ok(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env })
+    Ok((Step::Exec { argv: argv.collect::<Result<_, _>>()?, env }, last_limits))
 }
 
 /// The environment, with HOME from the container's passwd file when config.json gives none.

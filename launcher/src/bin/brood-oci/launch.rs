@@ -119,6 +119,8 @@ fn launch(runtime: &Runtime, args: CreateArgs, park: bool) -> anyhow::Result<(Co
         manager: Manager::Caller,
         die_with_parent: None,
         ignore_unsupported: args.ignore_unsupported,
+        auto_remove: false,
+        cgroup: runtime.cgroups,
     };
     let prepared = prepare::prepare(&runtime.root, order, |_| inherit().map_err(PrepareError::Pipe))?;
     for note in &prepared.notes {

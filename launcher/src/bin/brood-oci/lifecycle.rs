@@ -72,7 +72,11 @@ pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
     let init = dir.process(INIT).read_pid().ok().and_then(open_process);
     let state = dir.read_state().unwrap_or_default();
     if args.all && !state.cgroup.as_os_str().is_empty() {
-        for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
+        let pids = cgroup::processes(&state.cgroup).unwrap_or_default();
+        if pids.is_empty() {
+            bail!("container not running");
+        }
+        for pid in pids {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 // Processes come and go while we send.
                 let _ = rustix::process::kill_process(pid, signal);
@@ -114,9 +118,9 @@ pub fn delete(runtime: &Runtime, args: &DeleteArgs) -> anyhow::Result<ExitCode> 
 /// Removes what a stopped container holds: the processes it left in its cgroup, the cgroup, the folder.
 pub fn remove(dir: &ContainerDir) -> anyhow::Result<()> {
     // A folder without a readable state file was reserved and never launched: there is only the folder.
-    let ContainerState { cgroup, .. } = dir.read_state().unwrap_or_default();
+    let ContainerState { cgroup, cgroup_made, .. } = dir.read_state().unwrap_or_default();
     if !cgroup.as_os_str().is_empty() {
-        cgroup::kill_and_remove(&cgroup, PATIENCE)?;
+        cgroup::kill_and_remove(&cgroup, cgroup_made.as_deref(), PATIENCE)?;
     }
     dir.remove().context("remove state")
 }

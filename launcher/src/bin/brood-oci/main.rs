@@ -109,6 +109,8 @@ struct IdArgs {
 struct Runtime {
     root: StateRoot,
     messages: Messages,
+    /// False with `--cgroup-manager disabled`.
+    cgroups: bool,
 }
 
 fn main() -> ExitCode {
@@ -128,12 +130,12 @@ fn main() -> ExitCode {
         Messages::new(cli.log.as_deref(), cli.log_format, cli.debug || cli.log_level.as_deref() == Some("debug"));
     let result = match &messages {
         Ok(messages) => dispatch(cli, messages.clone()),
-        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        Err(error) => Err(anyhow::anyhow!(brood_launcher::usage::chain(error))),
     };
     match result {
         Ok(code) => code,
         Err(error) => {
-            messages.unwrap_or_default().error(&format!("{error:#}"));
+            messages.unwrap_or_default().error(&brood_launcher::usage::chain(&error));
             let status = error.downcast_ref::<launch::NotStarted>().map_or(125, launch::NotStarted::exit_status);
             ExitCode::from(match (runs, execs) {
                 (true, _) => status,
@@ -165,7 +167,7 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
     );
     let path = cli.root.unwrap_or_else(default_root);
     let root = StateRoot::open(&path).context("state directory")?;
-    let runtime = Runtime { root, messages };
+    let runtime = Runtime { root, messages, cgroups: cli.cgroup_manager != CgroupManager::Disabled };
     match command {
         Command::Create(args) => launch::create(&runtime, args),
         Command::Run(args) => launch::run(&runtime, args),

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use brood_launcher::seal::SealedExe;
 use brood_launcher::state::{ExitRecord, StateRoot, now_ns, state_and_start_time};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -31,7 +32,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::exe::{Role, SealedExe};
+use crate::exe::Role;
 use crate::socket::{self, Listeners};
 
 /// Names the inherited descriptors in a supervisor's environment: keeper socket, RPC listener, stdio listener, lock.
@@ -218,7 +219,7 @@ pub fn run(root: &StateRoot, arguments: Vec<OsString>) -> anyhow::Result<ExitCod
     watched.thread_block().context("block signals")?;
     let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
     let mut keeper = Keeper {
-        exe: SealedExe::make()?,
+        exe: SealedExe::lasting()?,
         arguments,
         listeners,
         lock,

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use brood_launcher::plan::{Plan, wire};
+use brood_launcher::seal::SealedExe;
 use brood_launcher::spawn::{SpawnError, Spawned};
 use brood_launcher::zygote::frame::{self, Outgoing};
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use crate::exe::{Role, SealedExe};
+use crate::exe::Role;
 use crate::watch::watch;
 
 /// Room in the sockets for several requests at once.

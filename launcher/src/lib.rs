@@ -15,6 +15,7 @@ pub mod config;
 pub mod plan;
 pub mod prepare;
 pub mod report;
+pub mod seal;
 pub mod signal;
 pub mod spawn;
 pub mod state;

@@ -346,3 +346,22 @@ fn last_json_line(path: &Path) -> Value {
     let text = fs::read_to_string(path).expect("the log was written");
     serde_json::from_str(text.lines().last().expect("a line")).expect("a line of JSON")
 }
+
+#[test]
+fn a_parked_container_runs_no_file_that_it_could_overwrite() {
+    // CVE-2019-5736: until its exec a container's process runs the runtime's own binary.
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: where it keeps its binary is its own affair");
+        return;
+    }
+    let container = Container::long_lived();
+    container.create();
+    let pid = container.state()["pid"].as_i64().unwrap();
+    let running = fs::metadata(format!("/proc/{pid}/exe")).unwrap();
+    let on_disk = fs::metadata(binaries::oci()).unwrap();
+    let identity =
+        |file: &fs::Metadata| (std::os::unix::fs::MetadataExt::dev(file), std::os::unix::fs::MetadataExt::ino(file));
+    assert_eq!(running.len(), on_disk.len(), "it is a copy of the binary");
+    assert_ne!(identity(&running), identity(&on_disk));
+    container.call(&["delete", "--force"]).ok();
+}

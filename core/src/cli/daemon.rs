@@ -5,11 +5,12 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Context;
+use brood_launcher::seal::SealedExe;
 use clap::Args;
 
 use super::Place;
 use crate::daemon::{self, DaemonSettings};
-use crate::exe::{Role, SealedExe};
+use crate::exe::Role;
 use crate::keeper;
 use crate::limits::{RETAIN_COUNT_DEFAULT, ZYGOTES_MAX};
 use crate::reactor::Choice;
@@ -42,7 +43,7 @@ pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> an
     match role {
         None => {
             // From here on everything runs from a sealed copy, under a name that `ps` shows.
-            let exe = SealedExe::make().context("copy the binary into memory")?;
+            let exe = SealedExe::lasting().context("copy the binary into memory")?;
             let error = Command::new(exe.path()).arg0(Role::Keeper.argv0()).args(arguments).exec();
             Err(error).context("start the keeper")
         }

@@ -27,11 +27,11 @@ use std::time::Duration;
 
 use brood_launcher::plan::Stdio;
 use brood_launcher::prepare::Source;
+use brood_launcher::seal::SealedExe;
 use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, Manager, StateRoot};
 use rustix::process::Rlimit;
 use tokio::sync::oneshot;
 
-use crate::exe::SealedExe;
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::limits::BLOCKING_THREADS_MAX;
@@ -207,7 +207,8 @@ impl Supervisor {
         } else {
             Journal::in_memory(settings.retain)
         };
-        let exe = Rc::new(SealedExe::make()?);
+        let lasting = settings.manager == Manager::Daemon;
+        let exe = Rc::new(if lasting { SealedExe::lasting()? } else { SealedExe::brief()? });
         let supervisor = Rc::new(Supervisor {
             core: RefCell::default(),
             inputs: RefCell::default(),

@@ -12,14 +12,19 @@ mod list;
 mod messages;
 mod signals;
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use brood_launcher::seal::SealedExe;
 use brood_launcher::state::StateRoot;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::messages::{LogFormat, Messages};
+
+/// The process's name, and the sign that it runs from a sealed copy.
+const SEALED: &str = "brood-oci: sealed";
 
 #[derive(Parser)]
 #[command(name = "brood-oci", disable_version_flag = true, disable_help_subcommand = true)]
@@ -155,6 +160,9 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Cli::command().print_help()?;
         return Ok(ExitCode::SUCCESS);
     };
+    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
+        run_sealed()?;
+    }
     match command {
         Command::Spec(args) => return documents::spec(&args),
         Command::Features => return documents::features(),
@@ -179,6 +187,16 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::List(args) => list::list(&runtime, &args),
         Command::Spec(_) | Command::Features | Command::Version => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Goes on from a copy of the binary that nobody in a container can overwrite (CVE-2019-5736).
+fn run_sealed() -> anyhow::Result<()> {
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| name == SEALED) {
+        return Ok(());
+    }
+    let exe = SealedExe::brief().context("sealed copy of the binary")?;
+    Err(std::process::Command::new(exe.path()).arg0(SEALED).args(arguments).exec()).context("sealed copy of the binary")
 }
 
 fn default_root() -> PathBuf {

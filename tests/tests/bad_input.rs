@@ -158,6 +158,31 @@ fn a_mount_that_fails() {
 }
 
 #[test]
+fn a_namespace_path_that_is_no_namespace() {
+    let uts = |path: &'static str| {
+        move |bundle: &mut Bundle| {
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                bundle.path().join("fifo"),
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::from_raw_mode(0o600),
+                0,
+            )
+            .unwrap();
+            let fifo = bundle.path().join("fifo");
+            let path = if path == "fifo" { fifo.to_str().unwrap().to_owned() } else { path.to_owned() };
+            let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+            let uts = namespaces.iter_mut().find(|namespace| namespace["type"] == "uts").unwrap();
+            uts["path"] = json!(path);
+        }
+    };
+    // A FIFO blocks whoever opens it; the other is a namespace, of another kind.
+    for path in ["fifo", "/proc/self/ns/net", "/no/such/namespace"] {
+        refused(uts(path), FAILED, &["linux.namespaces["]);
+    }
+}
+
+#[test]
 fn what_comes_in_a_later_release_is_refused_by_name() {
     if binaries::oracle() {
         eprintln!("not asked of a foreign runtime: it has these");

@@ -1,0 +1,82 @@
+//! Processes of ours that are killed at bad moments. (Supervisor and zygote under ordinary use: `daemon.rs`.)
+
+use brood_tests::procfs::process;
+use brood_tests::{Daemon, Sandbox, waiting};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn send(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).expect("the process is there");
+}
+
+fn list(daemon: &Daemon<'_>) -> Vec<Value> {
+    let list = daemon.brood().args(["list", "--format", "json"]).run().ok();
+    serde_json::from_str(&list).expect("an array of containers")
+}
+
+#[test]
+fn a_dead_keeper_lets_no_second_daemon_in() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
+    let supervisor = daemon.supervisor();
+    send(daemon.named("keeper")[0].pid, Signal::KILL);
+    waiting::gone(daemon.pid());
+
+    let second = sandbox.brood().arg("daemon").run().expect(125);
+    assert!(second.one_line_error().contains("already running"), "{second}");
+    // The supervisor goes on as if nothing had been.
+    assert_eq!(list(&daemon)[0]["status"], "running");
+    daemon.brood().args(["rm", "--force", &id]).run().ok();
+    send(supervisor.pid, Signal::TERM);
+    waiting::gone(supervisor.pid);
+}
+
+#[test]
+fn exits_that_pile_up_while_nobody_listens_are_all_told() {
+    // More than fit into the socket between keeper and supervisor.
+    const CONTAINERS: usize = 320;
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    for number in 0..CONTAINERS {
+        let id = sandbox.id(&format!("box{number}"));
+        daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
+    }
+    let first = daemon.supervisor().pid;
+    send(first, Signal::KILL);
+    waiting::gone(first);
+    let second = waiting::until("another supervisor", || {
+        let one = daemon.named("supervisor").first()?.pid;
+        (list(&daemon).len() == CONTAINERS).then_some(one)
+    });
+
+    let pids: Vec<i32> = list(&daemon).iter().map(|state| state["pid"].as_i64().unwrap() as i32).collect();
+    send(second, Signal::STOP);
+    pids.iter().for_each(|pid| send(*pid, Signal::KILL));
+    pids.iter().for_each(|pid| waiting::gone(*pid));
+    send(second, Signal::CONT);
+
+    let told = |state: &Value| state["status"] == "stopped" && state["exit"]["status"] == 137;
+    waiting::until("every exit", || list(&daemon).iter().all(told).then_some(()));
+}
+
+#[test]
+fn a_killed_run_is_swept_by_the_next_one() {
+    let sandbox = Sandbox::new();
+    let id = sandbox.id("box");
+    let running = sandbox.brood().args(["run", "--name", &id, "--", "sleep", "1000"]).start();
+    let pid = waiting::until("the container", || {
+        let record = std::fs::read(sandbox.root().join(&id).join("init/pid")).ok()?;
+        let record: Value = serde_json::from_slice(&record).ok()?;
+        let pid = i32::try_from(record["pid"].as_i64()?).ok()?;
+        process(pid).filter(|process| process.cmdline.starts_with("sleep")).map(|_| pid)
+    });
+    send(running.pid(), Signal::KILL);
+    running.finish();
+    // It dies with the command that ran it; what is left are its folder and its cgroup.
+    waiting::gone(pid);
+    assert_eq!(sandbox.containers(), [id]);
+    sandbox.brood().args(["run", "--", "true"]).run().ok();
+    assert_eq!(sandbox.containers(), Vec::<String>::new());
+}

@@ -52,6 +52,8 @@ pub struct Journal {
     last_seq: u64,
     /// Lines in the file.
     lines: usize,
+    /// Bytes in the file.
+    length: u64,
     changed: Rc<tokio::sync::Notify>,
 }
 
@@ -69,7 +71,7 @@ impl Journal {
     #[must_use]
     pub fn in_memory(retain: usize) -> Journal {
         let kept = VecDeque::new();
-        Journal { file: None, kept, retain: retain.max(1), last_seq: 0, lines: 0, changed: Rc::default() }
+        Journal { file: None, kept, retain: retain.max(1), last_seq: 0, lines: 0, length: 0, changed: Rc::default() }
     }
 
     /// Opens the journal of a state root and reads what is kept. The second value counts damaged lines.
@@ -96,6 +98,7 @@ impl Journal {
             // The torn line must not swallow the next one.
             file.write_all(b"\n")?;
         }
+        journal.length = file.metadata()?.len();
         journal.file = Some((path, file));
         Ok((journal, damaged))
     }
@@ -110,7 +113,12 @@ impl Journal {
         self.keep(event);
         self.changed.notify_waiters();
         if let Some((_, file)) = &mut self.file {
-            file.write_all(line.as_bytes())?;
+            if let Err(error) = file.write_all(line.as_bytes()) {
+                // A part of the line would swallow the next one; the file is as before, or the error is told anyway.
+                let _ = file.set_len(self.length);
+                return Err(error);
+            }
+            self.length += line.len() as u64;
             self.lines += 1;
             if self.lines > self.retain.saturating_mul(2).max(self.retain + 64) {
                 self.rewrite()?;
@@ -133,7 +141,7 @@ impl Journal {
         let text: String = self.kept.iter().map(|event| encode(event)).collect();
         brood_launcher::state::replace_file(&path, text.as_bytes(), 0o600).map_err(std::io::Error::other)?;
         let file = std::fs::OpenOptions::new().append(true).open(&path)?;
-        self.lines = self.kept.len();
+        (self.lines, self.length) = (self.kept.len(), text.len() as u64);
         self.file = Some((path, file));
         Ok(())
     }

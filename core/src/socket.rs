@@ -88,7 +88,7 @@ pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// Another daemon has it.
 pub fn lock(root: &StateRoot) -> anyhow::Result<OwnedFd> {
-    let path = root.path().join("lock");
+    let path = root.path().join(brood_launcher::state::LOCK);
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(std::io::Error::from);
     let file = file.with_context(|| path.display().to_string())?;

@@ -80,3 +80,14 @@ fn a_killed_run_is_swept_by_the_next_one() {
     sandbox.brood().args(["run", "--", "true"]).run().ok();
     assert_eq!(sandbox.containers(), Vec::<String>::new());
 }
+
+#[test]
+fn brood_oci_does_not_delete_under_a_running_daemon() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
+    let refused = sandbox.oci().args(["delete", "--force", &id]).run().expect(1);
+    assert!(refused.one_line_error().contains("use `brood rm`"), "{refused}");
+    assert_eq!(list(&daemon)[0]["status"], "running");
+}

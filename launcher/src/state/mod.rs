@@ -32,6 +32,8 @@ pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_an
 pub const INIT: &str = "init";
 /// Beginning of the names of reservations that are not complete; no ID begins with a dot.
 const NEW_PREFIX: &str = ".new.";
+/// Locked by the daemon of the directory, as long as it lives.
+pub const LOCK: &str = "lock";
 /// Where a created container waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
 
@@ -245,6 +247,14 @@ impl StateRoot {
             let _ = new.remove();
         }
         taken
+    }
+
+    /// Whether a daemon runs on this directory: it holds the lock.
+    #[must_use]
+    pub fn has_daemon(&self) -> bool {
+        let Ok(lock) = std::fs::File::open(self.0.join(LOCK)) else { return false };
+        let shared = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared);
+        shared == Err(Errno::WOULDBLOCK)
     }
 
     /// Removes reservations that were never completed, because whoever made them was killed.

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use brood_launcher::cgroup;
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::signal;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, StateError, Status, open_process};
+use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError, Status, open_process};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -97,6 +97,9 @@ pub fn delete(runtime: &Runtime, args: &DeleteArgs) -> anyhow::Result<ExitCode> 
         Err(StateError::NotFound(_)) if args.force => return Ok(ExitCode::SUCCESS),
         found => found?,
     };
+    if dir.read_state().is_ok_and(|state| state.manager == Manager::Daemon) && runtime.root.has_daemon() {
+        bail!("container {} belongs to the daemon that runs here: use `brood rm`", args.id);
+    }
     let status = dir.status();
     if status != Status::Stopped {
         if !args.force {

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -44,8 +45,12 @@ pub struct Floor {
     cgroup_parent: Option<PathBuf>,
     /// The child says here what went wrong; nothing is ever written when all is well.
     complaints: Option<(File, OwnedFd)>,
+    /// Tells this floor's cgroups from another one's in this process.
+    serial: u64,
     launches: u64,
 }
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 impl Floor {
     /// Not yet prepared.
@@ -56,6 +61,7 @@ impl Floor {
             mounts: Vec::new(),
             cgroup_parent: None,
             complaints: None,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             launches: 0,
         }
     }
@@ -184,7 +190,7 @@ impl Contender for Floor {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context("cannot make a pipe")?;
         self.complaints = Some((File::from(reader), writer));
         if let Some(parent) = machine::own_v2_cgroup() {
-            let trial = parent.join(format!("brood-bench-{}-trial", std::process::id()));
+            let trial = parent.join(format!("brood-bench-{}-{}-trial", std::process::id(), self.serial));
             if mkdir(&trial, Mode::RWXU).is_ok() {
                 rmdir(&trial).context("cannot remove a cgroup")?;
                 self.cgroup_parent = Some(parent);
@@ -195,7 +201,7 @@ impl Contender for Floor {
 
     fn launch_once(&mut self) -> Result<Duration> {
         self.launches += 1;
-        let name = format!("brood-bench-{}-{}", std::process::id(), self.launches);
+        let name = format!("brood-bench-{}-{}-{}", std::process::id(), self.serial, self.launches);
         let path = self.cgroup_parent.as_ref().map(|parent| parent.join(name));
         let started = Instant::now();
         let cgroup = match &path {

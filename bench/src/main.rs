@@ -11,6 +11,7 @@ mod interrupt;
 mod launch;
 mod machine;
 mod report;
+mod seccomp;
 mod shuffle;
 mod stats;
 
@@ -30,11 +31,16 @@ struct Cli {
 enum Command {
     /// Time from nothing to a container that ran /bin/true and is gone without a trace
     Launch(launch::Options),
+    /// Time to compile and to install docker's default seccomp profile
+    Seccomp(seccomp::Options),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Launch(options) } = Cli::parse();
-    match launch::run(&options) {
+    let done = match Cli::parse().command {
+        Command::Launch(options) => launch::run(&options),
+        Command::Seccomp(options) => seccomp::run(&options),
+    };
+    match done {
         Ok(status) => status,
         Err(error) => {
             eprintln!("brood-bench: {error:#}");

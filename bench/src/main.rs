@@ -15,6 +15,7 @@ mod launch;
 mod machine;
 mod processes;
 mod report;
+mod seccomp;
 mod session;
 mod shuffle;
 mod stats;
@@ -40,6 +41,8 @@ enum Command {
     Throughput(throughput::Options),
     /// What idle containers cost: memory and descriptors of Brood's own processes
     Idle(idle::Options),
+    /// Time to compile and to install docker's default seccomp profile
+    Seccomp(seccomp::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Launch(options) => launch::run(&options),
         Command::Throughput(options) => throughput::run(&options),
         Command::Idle(options) => idle::run(&options),
+        Command::Seccomp(options) => seccomp::run(&options),
     };
     match result {
         Ok(status) => status,

@@ -7,6 +7,7 @@
 //! 5. `child`: the steps between clone3 and execve.
 //! 6. [`report`]: how the child tells that it became its program, or which step failed.
 //! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
+//! 8. [`seccomp`]: a profile to the program that the kernel runs at every system call.
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
 
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod prepare;
 pub mod report;
 pub mod seal;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod state;

@@ -1,0 +1,3 @@
+//! Tables, one file each.
+
+pub mod syscalls;

@@ -320,6 +320,14 @@ struct Step {
     park @57 :FdIndex;
     # Report "ready" and wait at this listening SOCK_SEQPACKET socket until somebody connects (start).
 
+    seccomp :group {
+      # seccomp(2), SECCOMP_SET_MODE_FILTER.
+      program @62 :Data;
+      # struct sock_filter after struct sock_filter, in the machine's byte order.
+      flags @63 :UInt32;
+      # SECCOMP_FILTER_FLAG_*
+    }
+
     exec :group {
       # Close all else and execve(2) what findExecutable found.
       argv @58 :List(CString);

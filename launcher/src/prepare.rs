@@ -187,6 +187,9 @@ pub fn prepare(
     if let Some(process) = spec.process() {
         reserved.dir.process(INIT).create(process)?;
     }
+    if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        reserved.dir.write_seccomp(profile)?;
+    }
     let park = if order.park { Some(reserved.dir.listen_for_start()?) } else { None };
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(PrepareError::Pipe)?;
     let launch = plan::build(

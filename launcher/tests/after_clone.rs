@@ -114,6 +114,10 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
         "linux": {
             "maskedPaths": ["/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/proc/missing"],
             "readonlyPaths": ["/proc/sys", "/proc/missing"],
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}],
+            },
         },
     });
     config["linux"]["namespaces"] = namespaces.into();
@@ -149,7 +153,7 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     let state = ContainerState { id: if park { "parked" } else { "run" }.into(), ..ContainerState::default() };
     let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(&state).unwrap();
     let (status, status_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let Launch { mut plan, fds } = build(
+    let Launch { mut plan, fds, .. } = build(
         &spec,
         BuildOptions {
             bundle: bundle.to_owned(),
@@ -188,8 +192,15 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
 fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'static str> {
     let (status, status_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let init = container.pidfd.try_clone().unwrap();
-    let options = ExecOptions { init, init_pid: container.pid, stdio: stdio(), status: status_write, cgroup: None };
-    let Launch { plan, fds } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();
+    let options = ExecOptions {
+        init,
+        init_pid: container.pid,
+        stdio: stdio(),
+        status: status_write,
+        cgroup: None,
+        seccomp: None,
+    };
+    let Launch { plan, fds, .. } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();
     let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
     drop(fds);
     let mut reader = ReportReader::default();

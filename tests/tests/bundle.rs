@@ -334,3 +334,27 @@ fn is_leader_of_a_session_of_its_own() {
         |text| assert_eq!(text, "1 0 1 1\n"),
     );
 }
+
+#[test]
+fn a_seccomp_profile_holds_for_the_program() {
+    // With no_new_privs the filter is installed last, without it while there is a privilege for that.
+    for no_new_privileges in [true, false] {
+        let profile = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            "syscalls": [
+                { "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 },
+                { "names": ["no_such_call"], "action": "SCMP_ACT_ERRNO" },
+            ],
+        });
+        let edit = |bundle: &mut Bundle| {
+            bundle.config["linux"]["seccomp"] = profile.clone();
+            bundle.config["process"]["noNewPrivileges"] = no_new_privileges.into();
+        };
+        let script = "mkdir /tmp/x 2>&1; grep Seccomp: /proc/self/status";
+        in_bundle(edit, script, |output| {
+            assert!(output.contains("Function not implemented"), "{output}");
+            assert_eq!(status_field(output, "Seccomp").unwrap(), "2");
+        });
+    }
+}

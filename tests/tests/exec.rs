@@ -133,3 +133,16 @@ fn what_cannot_be_run_is_told_with_255() {
     container.sh(&["--cwd", "relative"], "true").expect(255).one_line_error();
     container.sandbox.oci().args(["exec", "no-such-container", "true"]).run().expect(255).one_line_error();
 }
+
+#[test]
+fn the_containers_seccomp_profile_holds_for_it_too() {
+    let container = Container::up(|bundle| {
+        bundle.config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }],
+        });
+    });
+    let output = container.sh(&[], "mkdir /tmp/x; cat /proc/self/status");
+    assert!(output.stderr.contains("Function not implemented"), "{output}");
+    assert_eq!(status_field(&output.stdout, "Seccomp").unwrap(), "2");
+}

@@ -82,6 +82,9 @@ impl Supervisor {
         for note in &notes {
             tracing::warn!(container = state.id, "{note}");
         }
+        for detail in &launch.details {
+            tracing::debug!(container = state.id, "{detail}");
+        }
         let (plan, fds) = (launch.plan, launch.fds);
         let spawned = match self.zygotes.launch(&plan, fds).await {
             Ok(spawned) => spawned,

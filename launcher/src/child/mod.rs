@@ -136,6 +136,8 @@ impl<'a> Child<'a> {
             Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
             Step::Capabilities(sets) => identity::capabilities(sets),
             Step::NoNewPrivileges => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).during(Op::Call),
+            // A listener is refused by the configuration's checks; a filter without one returns none.
+            Step::Seccomp { program, flags } => crate::seccomp::install(program, *flags).map(drop).during(Op::Call),
             Step::DieWithParent(signal) => {
                 sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal), 0).map(drop).during(Op::Call)
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{
     Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory,
-    LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
+    LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec,
 };
 
 use super::error::ConfigError;
@@ -128,7 +128,7 @@ impl Check {
         self.refuse_each(
             "linux",
             [
-                ("seccomp", linux.seccomp().is_some()),
+                ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
                 ("sysctl", linux.sysctl().as_ref().is_some_and(|map| !map.is_empty())),
                 ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
                 ("personality", linux.personality().is_some()),
@@ -240,6 +240,14 @@ fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
     let access = rule.access().as_deref().unwrap_or_default();
     let all = ['r', 'w', 'm'].into_iter().all(|letter| access.contains(letter));
     !rule.allow() && kind && any(rule.major()) && any(rule.minor()) && all
+}
+
+/// Whether some call is to be decided by a process that listens.
+fn asks_for_listener(profile: &LinuxSeccomp) -> bool {
+    let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
+    profile.listener_path().is_some()
+        || notifies(profile.default_action())
+        || profile.syscalls().iter().flatten().any(|rule| notifies(rule.action()))
 }
 
 fn is_text(value: &Option<String>) -> bool {

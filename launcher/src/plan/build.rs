@@ -82,7 +82,7 @@ pub(super) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString,
 /// # Errors
 /// A path of the configuration is missing or of the wrong kind; the message names the field.
 pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
-    let mut launch = Launch { plan: Plan::default(), fds: Vec::new() };
+    let mut launch = Launch { plan: Plan::default(), fds: Vec::new(), details: Vec::new() };
     launch.plan.status = Some(launch.add_fd(options.status));
     launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let namespaces = Namespaces::of(spec);
@@ -108,13 +108,13 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         steps.push(Step::ReadonlyRoot);
     }
 
-    let (exec, last_limits) =
-        process::steps(process, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let last =
+        process::steps(process, seccomp, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
     if let Some(socket) = options.park {
         steps.push(Step::Park { socket: launch.add_fd(socket) });
     }
-    steps.extend(last_limits);
-    steps.push(exec);
+    steps.extend(last);
     launch.plan.steps = steps;
     Ok(launch)
 }

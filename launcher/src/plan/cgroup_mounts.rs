@@ -214,7 +214,7 @@ mod tests {
     }
 
     fn refuses_writable(layout: &Layout) {
-        let mut launch = Launch { plan: super::super::Plan::default(), fds: Vec::new() };
+        let mut launch = Launch { plan: super::super::Plan::default(), fds: Vec::new(), details: Vec::new() };
         let options = Options::parse("o", &[]).unwrap();
         let error = layout.mount("mounts[6]", 6, Path::new("/sys/fs/cgroup"), &options, &mut launch, &mut Vec::new());
         assert!(

@@ -8,7 +8,7 @@
 
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxSeccomp, Process};
 
 use super::build::{PlanError, Stdio};
 use super::mounts::RootFs;
@@ -27,6 +27,8 @@ pub struct ExecOptions {
     pub status: OwnedFd,
     /// The container's cgroup v2 directory, to be born in.
     pub cgroup: Option<OwnedFd>,
+    /// The container's seccomp profile, which holds for every process in it.
+    pub seccomp: Option<LinuxSeccomp>,
 }
 
 /// Namespaces that an exec joins: the file below `/proc/PID/ns` and the bit.
@@ -49,7 +51,7 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let gone = |errno| PlanError::new("container", format!("its init process: {}", crate::report::errno_text(errno)));
     let root = RootFs::of_process(options.init_pid).map_err(gone)?;
     let namespaces = other_namespaces(options.init_pid).map_err(gone)?;
-    let mut launch = Launch { plan: Plan::default(), fds: Vec::new() };
+    let mut launch = Launch { plan: Plan::default(), fds: Vec::new(), details: Vec::new() };
     launch.plan.status = Some(launch.add_fd(options.status));
     launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let init = launch.add_fd(options.init);
@@ -63,9 +65,9 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let namespaces = (namespaces & !libc::CLONE_NEWPID) as u32;
     steps.push(Step::JoinContainer { pidfd: init, namespaces });
     steps.push(Step::NewSession);
-    let (exec, last_limits) = process::steps(process, &root, options.stdio, None, &mut launch, &mut steps)?;
-    steps.extend(last_limits);
-    steps.push(exec);
+    let seccomp = options.seccomp.as_ref();
+    let last = process::steps(process, seccomp, &root, options.stdio, None, &mut launch, &mut steps)?;
+    steps.extend(last);
     launch.plan.steps = steps;
     Ok(launch)
 }

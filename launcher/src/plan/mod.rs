@@ -23,6 +23,8 @@ pub mod wire;
 
 use std::ffi::CString;
 
+use crate::seccomp::Instruction;
+
 pub use build::{BuildOptions, PlanError, Stdio, build};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
@@ -38,6 +40,8 @@ pub struct Launch {
     pub plan: Plan,
     /// The descriptors, in the order of their [`FdIndex`].
     pub fds: Vec<std::os::fd::OwnedFd>,
+    /// What was taken in another way than it may have been meant: details for who debugs a profile.
+    pub details: Vec<String>,
 }
 
 impl Launch {
@@ -309,6 +313,13 @@ pub enum Step {
     Capabilities(CapabilitySets),
     /// `PR_SET_NO_NEW_PRIVS`
     NoNewPrivileges,
+    /// seccomp(2). With no_new_privs it is the last step before the exec; without, it needs a privilege that is dropped.
+    Seccomp {
+        /// The compiled profile ([`crate::seccomp::compile`]).
+        program: Vec<Instruction>,
+        /// `SECCOMP_FILTER_FLAG_*`
+        flags: u32,
+    },
     /// `PR_SET_PDEATHSIG`: the signal that the container gets when the process that started it is gone.
     DieWithParent(u32),
     /// Find the program: the first candidate that may be executed. 127 when there is none, 126 when one is not executable.
@@ -332,7 +343,7 @@ pub enum Step {
 
 impl Step {
     /// How many kinds of steps there are.
-    pub const KINDS: usize = 34;
+    pub const KINDS: usize = 35;
 
     /// The step's name as errors, logs and documents give it.
     #[must_use]
@@ -368,6 +379,7 @@ impl Step {
             Step::Identity { .. } => "identity",
             Step::Capabilities(_) => "capabilities",
             Step::NoNewPrivileges => "no new privileges",
+            Step::Seccomp { .. } => "seccomp",
             Step::DieWithParent(_) => "die with parent",
             Step::FindExecutable { .. } => "find executable",
             Step::Park { .. } => "park",
@@ -420,6 +432,7 @@ impl Step {
             | Step::BoundingSet(_)
             | Step::Capabilities(_)
             | Step::NoNewPrivileges
+            | Step::Seccomp { .. }
             | Step::DieWithParent(_)
             | Step::Park { .. } => String::new(),
         }

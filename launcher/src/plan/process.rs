@@ -1,9 +1,12 @@
 //! The process part of a plan: limits, stdio, directory, identity, program.
 
 use std::ffi::CString;
+use std::sync::{LazyLock, Mutex};
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process};
 use rustix::thread::CapabilitySet;
+
+use crate::seccomp;
 
 use super::build::{PlanError, Stdio, c_string};
 use super::mounts::RootFs;
@@ -17,24 +20,26 @@ const DEFAULT_UMASK: u32 = 0o022;
 const PASSWD_BYTES_MAX: u64 = 1 << 20;
 
 /// Adds everything between the pivot and the program, and returns what comes last (parking may come before it): the
-/// exec, and before it the limit of descriptors, which until then we need ourselves.
+/// exec, before it a seccomp filter that needs no privilege, and before that the limit of descriptors, which until then
+/// we need ourselves.
 pub(super) fn steps(
     process: &Process,
+    seccomp: Option<&LinuxSeccomp>,
     root: &RootFs,
     stdio: Stdio,
     die_with_parent: Option<u32>,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
-) -> Result<(Step, Option<Step>), PlanError> {
+) -> Result<Vec<Step>, PlanError> {
     let user = process.user();
     let own_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let mut last_limits = None;
+    let mut last = Vec::with_capacity(3);
     for limit in process.rlimits().iter().flatten() {
         let (soft, hard) = (limit.soft(), limit.hard());
         let step = Step::Rlimit { resource: rlimit_number(limit.typ()), soft, hard };
         // Raising it needs a privilege that is dropped below; lowering it can wait.
         if limit.typ() == PosixRlimitType::RlimitNofile && hard <= own_nofile {
-            last_limits = Some(step);
+            last.push(step);
         } else {
             steps.push(step);
         }
@@ -45,6 +50,11 @@ pub(super) fn steps(
     steps.push(Step::WorkingDirectory(cwd));
     let capabilities = process.capabilities().as_ref();
     steps.push(Step::BoundingSet(bits(capabilities.and_then(|caps| caps.bounding().as_ref()))));
+    let no_new_privileges = process.no_new_privileges().unwrap_or(false);
+    if let Some(filter) = seccomp.map(|profile| filter(profile, launch)).transpose()? {
+        // As runc: with the privilege while we have it, or as late as can be without.
+        if no_new_privileges { last.push(filter) } else { steps.push(filter) }
+    }
     steps.push(Step::Identity {
         uid: user.uid(),
         gid: user.gid(),
@@ -52,7 +62,7 @@ pub(super) fn steps(
         set_groups: true,
     });
     steps.push(Step::Capabilities(capability_sets(capabilities)));
-    if process.no_new_privileges().unwrap_or(false) {
+    if no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
     steps.push(Step::Umask(user.umask().unwrap_or(DEFAULT_UMASK)));
@@ -64,7 +74,18 @@ pub(super) fn steps(
     steps.push(Step::FindExecutable { candidates: candidates(process, &env)? });
     let argv = process.args().iter().flatten().enumerate();
     let argv = argv.map(|(index, arg)| c_string(&format!("process.args[{index}]"), arg.as_str()));
-    Ok((Step::Exec { argv: argv.collect::<Result<_, _>>()?, env }, last_limits))
+    last.push(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env });
+    Ok(last)
+}
+
+/// The filter of a profile, from the process's cache of filters.
+fn filter(profile: &LinuxSeccomp, launch: &mut Launch) -> Result<Step, PlanError> {
+    static FILTERS: LazyLock<Mutex<seccomp::Cache>> = LazyLock::new(Mutex::default);
+    // A panic of another thread in there leaves at worst a cache without the newest entry.
+    let mut filters = FILTERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let filter = filters.get(profile).map_err(|error| PlanError::new("linux.seccomp", error.to_string()))?;
+    launch.details.extend(filter.notes.iter().cloned());
+    Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags })
 }
 
 /// The environment, with HOME from the container's passwd file when config.json gives none.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/<id>/state.json            what recovery and `state` need; written before the clone
+//! <root>/<id>/seccomp.json          the seccomp profile, if there is one: an exec is under it too
 //! <root>/<id>/start.sock            exists from `create` until `start`
 //! <root>/<id>/init/process.json     the OCI process
 //! <root>/<id>/init/pid              pid and start time; written right after the clone
@@ -32,6 +33,8 @@ pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_an
 pub const INIT: &str = "init";
 /// Beginning of the names of reservations that are not complete; no ID begins with a dot.
 const NEW_PREFIX: &str = ".new.";
+/// The container's seccomp profile, if it has one.
+const SECCOMP: &str = "seccomp.json";
 /// Locked by the daemon of the directory, as long as it lives.
 pub const LOCK: &str = "lock";
 /// Where a created container waits for `start`.
@@ -329,6 +332,25 @@ impl ContainerDir {
         read_json(&self.0.join("state.json"))
     }
 
+    /// Writes `seccomp.json`, for processes that come later.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_seccomp(&self, profile: &oci_spec::runtime::LinuxSeccomp) -> Result<()> {
+        write_json(&self.0.join(SECCOMP), profile)
+    }
+
+    /// Reads `seccomp.json`; `None` when the container has no profile.
+    ///
+    /// # Errors
+    /// It is damaged or cannot be read: then nothing may run without it.
+    pub fn read_seccomp(&self) -> Result<Option<oci_spec::runtime::LinuxSeccomp>> {
+        match read_json(&self.0.join(SECCOMP)) {
+            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
     /// A listening socket at `start.sock`. It is bound by way of the folder's descriptor, since a container's ID alone
     /// may be longer than the 108 bytes of a socket address (unix(7)).
     ///
@@ -399,6 +421,7 @@ impl ContainerDir {
             let _ = std::fs::remove_file(init.join(name));
         }
         let _ = std::fs::remove_dir(&init);
+        let _ = std::fs::remove_file(self.0.join(SECCOMP));
         let _ = std::fs::remove_file(self.0.join("state.json"));
         if std::fs::remove_dir(&self.0).is_ok() {
             return Ok(());

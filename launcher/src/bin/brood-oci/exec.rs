@@ -94,7 +94,8 @@ pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     let cgroup = launch::open_cgroup(&state.cgroup)?;
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("status pipe")?;
     let stdio = launch::inherit().context("standard descriptors")?;
-    let options = ExecOptions { init, init_pid: record.pid, stdio, status: status_write, cgroup };
+    let seccomp = dir.read_seccomp()?;
+    let options = ExecOptions { seccomp, init, init_pid: record.pid, stdio, status: status_write, cgroup };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
     let spawned = Launching { launch: build_exec(&process, options)?, status }.run(args.pid_file.as_deref())?;
     match forwarder {

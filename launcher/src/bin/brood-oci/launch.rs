@@ -127,6 +127,9 @@ fn launch(runtime: &Runtime, args: CreateArgs, park: bool) -> anyhow::Result<(Co
         runtime.messages.warning(note);
     }
     let Prepared { launch, status, reserved, .. } = prepared;
+    for detail in &launch.details {
+        runtime.messages.debug(detail);
+    }
     let spawned = Launching { launch, status }
         .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from))?;
     Ok((reserved.keep(), spawned))
@@ -152,7 +155,7 @@ impl Launching {
     ) -> anyhow::Result<Spawned> {
         // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("PR_SET_DUMPABLE")?;
-        let Launch { plan, fds } = self.launch;
+        let Launch { plan, fds, .. } = self.launch;
         let spawned = Host::open(false)?.spawn(&plan, &fds)?;
         // Our copies of the child's descriptors; the status pipe would never end with its write end held here.
         drop(fds);

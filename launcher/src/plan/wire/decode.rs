@@ -11,6 +11,7 @@ use super::{MAX_PLAN_BYTES, MAX_STEPS, WireError};
 use crate::plan::{
     CapabilitySets, FdIndex, FsParameter, IdMaps, MountAttrs, NamespaceKind, Plan, Step, Target, TargetKind,
 };
+use crate::seccomp::Instruction;
 
 /// Every word may be read once: two pointers to one place, which could blow a small message up, exceed it.
 const READER_OPTIONS: ReaderOptions =
@@ -163,6 +164,14 @@ impl Decoder {
                 set_groups: from.get_set_groups(),
             },
             Which::Capabilities(from) => Step::Capabilities(capability_sets(from?)),
+            Which::Seccomp(from) => {
+                let (whole, rest) = from.get_program()?.as_chunks::<{ Instruction::SIZE }>();
+                if !rest.is_empty() {
+                    return Err(WireError::TrailingBytes(rest.len()));
+                }
+                let program = whole.iter().map(|bytes| Instruction::from_bytes(*bytes)).collect();
+                Step::Seccomp { program, flags: from.get_flags() }
+            }
             Which::NoNewPrivileges(()) => Step::NoNewPrivileges,
             Which::DieWithParent(signal) => Step::DieWithParent(signal),
             Which::FindExecutable(candidates) => {

@@ -143,6 +143,11 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             to.set_inheritable(*inheritable);
             to.set_ambient(*ambient);
         }
+        Step::Seccomp { program, flags } => {
+            let mut to = to.init_seccomp();
+            to.set_program(&program.iter().flat_map(|instruction| instruction.to_bytes()).collect::<Vec<u8>>());
+            to.set_flags(*flags);
+        }
         Step::NoNewPrivileges => to.set_no_new_privileges(()),
         Step::DieWithParent(signal) => to.set_die_with_parent(*signal),
         Step::FindExecutable { candidates } => strings(to.init_find_executable(length(candidates)), candidates),

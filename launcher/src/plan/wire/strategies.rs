@@ -10,6 +10,7 @@ use proptest::strategy::Union;
 use crate::plan::{
     CapabilitySets, FdIndex, FsParameter, IdMaps, MountAttrs, NamespaceKind, Plan, Step, Target, TargetKind,
 };
+use crate::seccomp::Instruction;
 
 /// How many descriptors come with every plan made here.
 pub(crate) const FD_COUNT: usize = 7;
@@ -83,6 +84,12 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
             })
             .boxed(),
         Just(Step::NoNewPrivileges).boxed(),
+        (proptest::collection::vec(any::<[u8; Instruction::SIZE]>(), 0..40), any::<u32>())
+            .prop_map(|(program, flags)| Step::Seccomp {
+                program: program.into_iter().map(Instruction::from_bytes).collect(),
+                flags,
+            })
+            .boxed(),
         any::<u32>().prop_map(Step::DieWithParent).boxed(),
         vec(string(), 0..4).prop_map(|candidates| Step::FindExecutable { candidates }).boxed(),
         fd().prop_map(|socket| Step::Park { socket }).boxed(),

@@ -82,7 +82,7 @@ variants! {
     EnterUserNamespace JoinNamespace JoinContainer NewSession NewCgroupNamespace NewTimeNamespace LoopbackUp Hostname Domainname
     PrivateMounts AttachRoot OverlayRoot MountFilesystem MountTree Remount Device Symlink PivotRoot ReadonlyRoot
     ReadonlyPath MaskPath Umask OomScoreAdj Rlimit Stdio WorkingDirectory BoundingSet Identity Capabilities
-    NoNewPrivileges DieWithParent FindExecutable Park Exec
+    NoNewPrivileges Seccomp DieWithParent FindExecutable Park Exec
 }
 
 /// One step of each variant, and proof that none is left out: of these, and of the strategies that they come from.

@@ -93,7 +93,7 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
         "ociVersion": "1.2.0",
         "process": {
             "user": {"uid": 7, "gid": 8, "umask": 0o27, "additionalGids": [9, 10]},
-            "args": ["program"], "env": ["PATH=/nowhere:/:/bin", "HOME=/"], "cwd": "/work/deep",
+            "args": ["program"], "env": ["PATH=/nowhere:/:/bin", "HOME=/"], "cwd": "/job/deep",
             "capabilities": {
                 "bounding": ["CAP_KILL", "CAP_CHOWN"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"],
                 "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"],
@@ -106,10 +106,10 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "rnoexec"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "ro", "strictatime"]},
-            {"destination": "/work/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+            {"destination": "/job/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
             {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
             {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
-            {"destination": "/work/deep", "type": "none", "options": ["remount", "noexec"]},
+            {"destination": "/job/deep", "type": "none", "options": ["remount", "noexec"]},
         ],
         "linux": {
             "maskedPaths": ["/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/proc/missing"],

@@ -14,6 +14,7 @@
 //! or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
 
 mod process;
+mod status;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -28,6 +29,7 @@ use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
 pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_and_start_time};
+pub use status::Status;
 
 /// Folder of the init process below the container's.
 pub const INIT: &str = "init";
@@ -111,6 +113,14 @@ pub struct ContainerState {
     pub manager: Manager,
 }
 
+impl ContainerState {
+    /// Whether it has a cgroup of its own.
+    #[must_use]
+    pub fn has_cgroup(&self) -> bool {
+        !self.cgroup.as_os_str().is_empty()
+    }
+}
+
 /// Who looks after a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,31 +184,6 @@ impl ExitRecord {
     #[must_use]
     pub fn unknown(reason: &str, time_ns: u64) -> ExitRecord {
         ExitRecord { status: 255, signal: None, reason: Some(reason.to_owned()), time_ns }
-    }
-}
-
-/// The statuses of the OCI runtime specification, as far as the disk and the kernel tell them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The environment is being made.
-    Creating,
-    /// Set up, waiting for `start`.
-    Created,
-    /// The program runs.
-    Running,
-    /// The program is gone.
-    Stopped,
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Status::Creating => "creating",
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Stopped => "stopped",
-        })
     }
 }
 
@@ -393,21 +378,6 @@ impl ContainerDir {
     pub fn forget_start(&self) {
         // Missing is what is wanted; any other reason will show when the folder is removed.
         let _ = std::fs::remove_file(self.0.join(START_SOCKET));
-    }
-
-    /// The status, from the files and from the kernel.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let init = self.process(INIT);
-        if init.read_exit().is_ok() {
-            return Status::Stopped;
-        }
-        match init.read_pid() {
-            Err(_) => Status::Creating,
-            Ok(record) if open_process(record).is_none() => Status::Stopped,
-            Ok(_) if self.0.join(START_SOCKET).exists() => Status::Created,
-            Ok(_) => Status::Running,
-        }
     }
 
     /// Removes the folder: the name is free again.

@@ -12,8 +12,8 @@ use oci_spec::runtime::Process;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
-use crate::Runtime;
 use crate::launch::{self, Launching};
+use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
 /// Exit status when the process did not come to run, as with runc.
@@ -82,11 +82,15 @@ pub struct ExecArgs {
 
 pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     refuse_unsupported(&args)?;
-    let dir = runtime.root.find(&args.id)?;
+    let dir = runtime.find(&args.id)?;
     let state = dir.read_state()?;
     match dir.status() {
         Status::Running | Status::Created => {}
-        status => bail!("cannot exec in a container that is {status}"),
+        Status::Paused if args.ignore_paused => {}
+        Status::Paused => {
+            bail!("cannot exec in a paused container: container is paused (use --ignore-paused to override)")
+        }
+        status => bail!("cannot exec in a {status} container"),
     }
     let process = process(&args, &dir.process(INIT).path().join("process.json"))?;
     let record = dir.process(INIT).read_pid()?;

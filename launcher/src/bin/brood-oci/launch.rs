@@ -14,8 +14,8 @@ use brood_launcher::sys;
 use clap::Args;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use crate::Runtime;
 use crate::lifecycle;
+use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
 #[derive(Args)]

@@ -7,7 +7,7 @@ use brood_launcher::state::{ContainerDir, ContainerState, INIT, Status};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::Runtime;
+use crate::runtime::Runtime;
 
 #[derive(Args)]
 pub struct ListArgs {
@@ -20,7 +20,7 @@ pub struct ListArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     Table,
     Json,
 }
@@ -40,7 +40,7 @@ fn look(dir: &ContainerDir) -> anyhow::Result<Seen> {
 }
 
 pub fn state(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
-    let Seen { state, status, pid } = look(&runtime.root.find(id)?)?;
+    let Seen { state, status, pid } = look(&runtime.find(id)?)?;
     let document = json!({
         "ociVersion": state.oci_version,
         "id": state.id,

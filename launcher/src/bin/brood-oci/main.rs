@@ -10,6 +10,8 @@ mod launch;
 mod lifecycle;
 mod list;
 mod messages;
+mod ps;
+mod runtime;
 mod signals;
 
 use std::os::unix::process::CommandExt;
@@ -22,6 +24,7 @@ use brood_launcher::state::StateRoot;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::messages::{LogFormat, Messages};
+use crate::runtime::Runtime;
 
 /// The process's name, and the sign that it runs from a sealed copy.
 const SEALED: &str = "brood-oci: sealed";
@@ -87,6 +90,12 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Print a container's state as JSON
     State(IdArgs),
+    /// List the processes of a container
+    Ps(ps::PsArgs),
+    /// Freeze all processes of a container
+    Pause(IdArgs),
+    /// Let a paused container go on
+    Resume(IdArgs),
     /// Send a signal to a container's init process
     Kill(lifecycle::KillArgs),
     /// Remove what a stopped container holds
@@ -108,14 +117,6 @@ struct IdArgs {
     /// Container ID
     #[arg(value_name = "CONTAINER-ID")]
     id: String,
-}
-
-/// What every command needs.
-struct Runtime {
-    root: StateRoot,
-    messages: Messages,
-    /// False with `--cgroup-manager disabled`.
-    cgroups: bool,
 }
 
 fn main() -> ExitCode {
@@ -182,6 +183,9 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Start(args) => lifecycle::start(&runtime, &args.id),
         Command::Exec(args) => exec::exec(&runtime, args),
         Command::State(args) => list::state(&runtime, &args.id),
+        Command::Ps(args) => ps::ps(&runtime, &args),
+        Command::Pause(args) => lifecycle::pause(&runtime, &args.id),
+        Command::Resume(args) => lifecycle::resume(&runtime, &args.id),
         Command::Kill(args) => lifecycle::kill(&runtime, &args),
         Command::Delete(args) => lifecycle::delete(&runtime, &args),
         Command::List(args) => list::list(&runtime, &args),

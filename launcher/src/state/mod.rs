@@ -46,7 +46,7 @@ pub const START_SOCKET: &str = "start.sock";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// mkdir found the name taken.
-    #[error("container {0} already exists")]
+    #[error("container with given ID already exists: {0}")]
     InUse(String),
     /// No such directory.
     #[error("container does not exist: {0}")]
@@ -70,7 +70,7 @@ pub enum StateError {
 }
 
 fn io_text(error: &std::io::Error) -> String {
-    Errno::from_io_error(error).map_or_else(|| error.to_string(), crate::report::errno_text)
+    crate::report::plain_text(&error.to_string())
 }
 
 type Result<T> = std::result::Result<T, StateError>;
@@ -505,7 +505,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = StateRoot::open(&temp.path().join("deep/er")).unwrap();
         let dir = root.reserve(&named("a")).unwrap();
-        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container a already exists");
+        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container with given ID already exists: a");
         assert_eq!(root.find("b").unwrap_err().to_string(), "container does not exist: b");
         assert_eq!(root.find("../deep").unwrap_err().to_string(), "container does not exist: ../deep");
         assert_eq!(dir.status(), Status::Creating);

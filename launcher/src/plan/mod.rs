@@ -28,6 +28,7 @@ use crate::seccomp::Instruction;
 pub use build::{BuildOptions, PlanError, Stdio, build};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
+pub use mounts::known_options as known_mount_options;
 
 /// Position of a descriptor in the list that accompanies a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

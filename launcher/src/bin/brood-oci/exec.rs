@@ -12,6 +12,7 @@ use oci_spec::runtime::Process;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
+use crate::documents::OCI_VERSION;
 use crate::launch::{self, Launching};
 use crate::runtime::Runtime;
 use crate::signals::Forwarder;
@@ -136,7 +137,7 @@ fn process(args: &ExecArgs, init: &std::path::Path) -> anyhow::Result<Process> {
     }
     // The same checks as for an init process, by way of a configuration that holds nothing else.
     let spec = json!({
-        "ociVersion": "1.2.1", "process": process, "root": {"path": "/"},
+        "ociVersion": OCI_VERSION, "process": process, "root": {"path": "/"},
         "linux": {"namespaces": [{"type": "mount"}]},
     });
     let (spec, _) = config::parse(&serde_json::to_vec(&spec)?)?;

@@ -6,6 +6,7 @@
 
 mod documents;
 mod exec;
+mod features;
 mod launch;
 mod lifecycle;
 mod list;
@@ -167,7 +168,7 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
     };
     match command {
         Command::Spec(args) => return documents::spec(&args),
-        Command::Features => return documents::features(),
+        Command::Features => return features::features(),
         Command::Version => return documents::version(),
         _ => {}
     }

@@ -115,6 +115,11 @@ fn the_template_is_runcs() {
         .collect();
     assert!(kinds.contains(&"user") && !kinds.contains(&"network"), "{kinds:?}");
     assert!(rootless["linux"]["resources"].is_null());
+    if !binaries::oracle() {
+        // crun's option.
+        sandbox.oci().args(["spec", "--bundle"]).arg(sandbox.path("plain")).args(["-f", "other.json"]).run().ok();
+        assert!(sandbox.path("plain/other.json").is_file());
+    }
 }
 
 #[test]

@@ -17,13 +17,16 @@ pub struct SpecArgs {
     /// Directory to write config.json into
     #[arg(short, long, default_value = ".")]
     bundle: PathBuf,
+    /// File to write, in place of config.json
+    #[arg(short, long, default_value = "config.json", hide_default_value = true)]
+    file: PathBuf,
     /// For an ordinary user: with a user namespace
     #[arg(long)]
     rootless: bool,
 }
 
 pub fn spec(args: &SpecArgs) -> anyhow::Result<ExitCode> {
-    let path = args.bundle.join("config.json");
+    let path = args.bundle.join(&args.file);
     let mut document = template();
     if args.rootless {
         make_rootless(&mut document);

@@ -6,6 +6,7 @@
 //! - [`sandbox`]: the place of one test: a unique token, a directory, a state root, and the leak check at its end;
 //! - [`command`]: run a program with a deadline, feed it, follow it;
 //! - [`bundle`] and [`config`]: an OCI bundle on busybox, with a config.json that the test edits;
+//! - [`container`]: a container of `brood-oci` on such a bundle;
 //! - [`face`]: the same bundle through `brood run` and through `brood-oci run`;
 //! - [`daemon`]: a `brood daemon` that lives as long as a guard;
 //! - [`world`]: what of a test is left on the machine: mounts, cgroups, processes, files, descriptors;
@@ -19,6 +20,7 @@ pub mod binaries;
 pub mod bundle;
 pub mod command;
 pub mod config;
+pub mod container;
 pub mod daemon;
 pub mod face;
 pub mod procfs;
@@ -30,6 +32,7 @@ pub mod world;
 
 pub use bundle::Bundle;
 pub use command::{Cmd, Output, Running};
+pub use container::Container;
 pub use daemon::Daemon;
 pub use face::Face;
 pub use sandbox::Sandbox;

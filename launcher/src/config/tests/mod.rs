@@ -175,9 +175,9 @@ fn what_cannot_be_read_says_why_once() {
         fs::create_dir(path(bundle)).unwrap();
     }
     fs::create_dir(path("folder/config.json")).unwrap();
-    assert_eq!(message("folder"), format!("{}: Is a directory", shown("folder/config.json")));
+    assert_eq!(message("folder"), format!("{}: is a directory", shown("folder/config.json")));
     symlink("config.json", path("loop/config.json")).unwrap();
-    assert!(message("loop").starts_with(&format!("{}: Too many", shown("loop/config.json"))), "{}", message("loop"));
+    assert!(message("loop").starts_with(&format!("{}: too many", shown("loop/config.json"))), "{}", message("loop"));
     // Opening a FIFO must not wait for a writer that never comes.
     nix::unistd::mkfifo(&path("fifo/config.json"), nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert_eq!(message("fifo"), format!("{}: not a regular file", shown("fifo/config.json")));

@@ -192,6 +192,23 @@ fn the_environment_is_the_configs() {
 }
 
 #[test]
+fn the_last_entry_of_a_name_counts_and_an_empty_home_is_none() {
+    in_bundle(
+        |bundle| {
+            bundle.config["process"]["env"] =
+                json!(["HOME=/var", "A=1", "PATH=/nowhere", "A=2\nB=3", "HOME=", "PATH=/bin", "EMPTY="]);
+            bundle.args(&["env"]);
+        },
+        "",
+        |text| {
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            assert_eq!(lines, ["A=2", "B=3", "EMPTY=", "HOME=/root", "PATH=/bin"]);
+        },
+    );
+}
+
+#[test]
 fn rlimits() {
     in_bundle(
         set(

@@ -187,6 +187,21 @@ fn masked_and_read_only_paths() {
 }
 
 #[test]
+fn what_is_hidden_twice_is_mounted_over_once() {
+    in_bundle(
+        |bundle| {
+            for (list, path) in [("maskedPaths", "/secrets"), ("readonlyPaths", "/var")] {
+                fs::create_dir_all(bundle.rootfs().join(&path[1..])).unwrap();
+                config::push(&mut bundle.config["linux"][list], json!(path));
+                config::push(&mut bundle.config["linux"][list], json!(path));
+            }
+        },
+        "grep -c ' /secrets ' /proc/self/mountinfo; grep -c ' /var ' /proc/self/mountinfo",
+        |text| assert_eq!(text, "1\n1\n"),
+    );
+}
+
+#[test]
 fn a_read_only_root() {
     in_bundle(
         |bundle| bundle.config["root"]["readonly"] = json!(true),

@@ -353,6 +353,24 @@ fn is_leader_of_a_session_of_its_own() {
 }
 
 #[test]
+fn a_seccomp_profile_may_forbid_what_the_set_up_needs() {
+    // Older profiles know none of these, and answer as a kernel that does not either.
+    let calls = ["close_range", "fsopen", "fsconfig", "fspick", "openat2", "open_tree", "move_mount", "mount_setattr"];
+    for no_new_privileges in [true, false] {
+        let edit = |bundle: &mut Bundle| {
+            bundle.config["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{ "names": calls, "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }],
+            });
+            bundle.config["process"]["noNewPrivileges"] = no_new_privileges.into();
+        };
+        // The descriptors: 0, 1, 2 and the one that ls reads.
+        in_bundle(edit, "ls /proc/self/fd | wc -l", |text| assert_eq!(text, "4\n"));
+    }
+}
+
+#[test]
 fn a_seccomp_profile_holds_for_the_program() {
     // With no_new_privs the filter is installed last, without it while there is a privilege for that.
     for no_new_privileges in [true, false] {

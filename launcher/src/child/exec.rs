@@ -11,9 +11,6 @@ use crate::plan::FdIndex;
 use crate::report::{Op, Report};
 use crate::sys;
 
-/// First descriptor that is not standard input, output or error.
-const FIRST_OTHER_FD: i32 = 3;
-
 impl<'a> Child<'a> {
     /// As execvp(3) looks along PATH, but before anybody is told that the container is ready.
     pub(super) fn find_executable(&mut self, candidates: &'a [CString]) -> Done {
@@ -48,7 +45,6 @@ impl<'a> Child<'a> {
 
     pub(super) fn exec(&self) -> Done {
         let program = self.program.ok_or(Failure { op: Op::Execve, errno: Errno::NOENT })?;
-        sys::close_range_cloexec(FIRST_OTHER_FD).during(Op::Call)?;
         self.report(Report::Execing);
         Err(Failure { op: Op::Execve, errno: sys::execve(program, self.birth.argv, self.birth.env) })
     }

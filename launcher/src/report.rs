@@ -12,7 +12,7 @@
 
 use rustix::io::Errno;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Step, Target};
 
 /// Length of an encoded [`Report`], bytes.
 pub const REPORT_LEN: usize = 8;
@@ -320,7 +320,19 @@ impl ReportReader {
     /// The outcome, once the descriptor is at its end.
     #[must_use]
     pub fn finish(&self, plan: &Plan) -> Outcome {
-        self.finish_with(|step| plan.steps.get(step).map(|at| (at.name(), at.object())))
+        self.finish_with(|step| plan.steps.get(step).map(|at| (at.name(), self.object(at))))
+    }
+
+    /// What the step was about; for a /proc or /sys that the image made something else of, in runc's words.
+    fn object(&self, step: &Step) -> String {
+        let object = step.object();
+        match (step, self.last) {
+            (
+                Step::MountFilesystem { target: Target { no_symlinks: true, .. }, .. },
+                Some(Report::Failed { errno: Errno::LOOP | Errno::NOTDIR, .. }),
+            ) => format!("{object} must be mounted on ordinary directory"),
+            _ => object,
+        }
     }
 
     /// The outcome of a start: only the exec is left to fail.
@@ -345,7 +357,6 @@ impl ReportReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Step;
 
     #[test]
     fn reports_survive_the_wire() {

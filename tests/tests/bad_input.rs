@@ -55,6 +55,19 @@ fn set(pointer: &'static str, value: Value) -> impl Fn(&mut Bundle) {
 }
 
 #[test]
+fn a_proc_that_the_image_put_elsewhere() {
+    refused(
+        |bundle| {
+            // The mount point that was made for the bundle, or none yet.
+            let _ = fs::remove_dir(bundle.rootfs().join("proc"));
+            std::os::unix::fs::symlink("tmp", bundle.rootfs().join("proc")).unwrap();
+        },
+        FAILED,
+        &["/proc (proc) must be mounted on ordinary directory"],
+    );
+}
+
+#[test]
 fn a_missing_bundle() {
     refused(|bundle| fs::remove_dir_all(bundle.path()).unwrap(), FAILED, &["bundle"]);
 }

@@ -192,6 +192,23 @@ fn the_environment_is_the_configs() {
 }
 
 #[test]
+fn the_last_entry_of_a_name_counts_and_an_empty_home_is_none() {
+    in_bundle(
+        |bundle| {
+            bundle.config["process"]["env"] =
+                json!(["HOME=/var", "A=1", "PATH=/nowhere", "A=2\nB=3", "HOME=", "PATH=/bin", "EMPTY="]);
+            bundle.args(&["env"]);
+        },
+        "",
+        |text| {
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            assert_eq!(lines, ["A=2", "B=3", "EMPTY=", "HOME=/root", "PATH=/bin"]);
+        },
+    );
+}
+
+#[test]
 fn rlimits() {
     in_bundle(
         set(
@@ -333,6 +350,24 @@ fn is_leader_of_a_session_of_its_own() {
         "cut -d' ' -f1,4-6 /proc/$$/stat",
         |text| assert_eq!(text, "1 0 1 1\n"),
     );
+}
+
+#[test]
+fn a_seccomp_profile_may_forbid_what_the_set_up_needs() {
+    // Older profiles know none of these, and answer as a kernel that does not either.
+    let calls = ["close_range", "fsopen", "fsconfig", "fspick", "openat2", "open_tree", "move_mount", "mount_setattr"];
+    for no_new_privileges in [true, false] {
+        let edit = |bundle: &mut Bundle| {
+            bundle.config["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "architectures": ["SCMP_ARCH_X86_64"],
+                "syscalls": [{ "names": calls, "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }],
+            });
+            bundle.config["process"]["noNewPrivileges"] = no_new_privileges.into();
+        };
+        // The descriptors: 0, 1, 2 and the one that ls reads.
+        in_bundle(edit, "ls /proc/self/fd | wc -l", |text| assert_eq!(text, "4\n"));
+    }
 }
 
 #[test]

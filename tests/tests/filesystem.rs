@@ -1,7 +1,7 @@
 //! The file system that the program inside finds: mounts, devices, links, masked and read-only paths.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use brood_tests::face::in_bundle;
@@ -55,6 +55,32 @@ fn a_device_of_the_config() {
         "stat -c '%F %t:%T %a %u %g' /dev/quiet; stat -c '%F %a' /dev/deep/pipe",
         |text| assert_eq!(text, "character special file 1:3 640 7 8\nfifo 600\n"),
     );
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    in_bundle(
+        |bundle| {
+            for (destination, mode, options) in [
+                ("/covered", 0o3710, json!([])),
+                ("/given", 0o710, json!(["mode=1750"])),
+                ("/readonly", 0o711, json!(["ro"])),
+            ] {
+                let directory = bundle.rootfs().join(&destination[1..]);
+                fs::create_dir(&directory).unwrap();
+                fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+                add_tmpfs(bundle, destination, options);
+            }
+            add_tmpfs(bundle, "/made/below", json!([]));
+        },
+        "stat -c %a /covered /given /readonly /made/below",
+        |text| assert_eq!(text, "3710\n1750\n711\n1777\n"),
+    );
+}
+
+fn add_tmpfs(bundle: &mut Bundle, destination: &str, options: serde_json::Value) {
+    let mount = json!({ "destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options });
+    config::add_mount(&mut bundle.config, mount);
 }
 
 #[test]
@@ -183,6 +209,21 @@ fn masked_and_read_only_paths() {
             assert_eq!(lines.len(), 6, "{text}");
             assert!(lines[3..].iter().all(|line| line.contains("Read-only file system")), "{text}");
         },
+    );
+}
+
+#[test]
+fn what_is_hidden_twice_is_mounted_over_once() {
+    in_bundle(
+        |bundle| {
+            for (list, path) in [("maskedPaths", "/secrets"), ("readonlyPaths", "/var")] {
+                fs::create_dir_all(bundle.rootfs().join(&path[1..])).unwrap();
+                config::push(&mut bundle.config["linux"][list], json!(path));
+                config::push(&mut bundle.config["linux"][list], json!(path));
+            }
+        },
+        "grep -c ' /secrets ' /proc/self/mountinfo; grep -c ' /var ' /proc/self/mountinfo",
+        |text| assert_eq!(text, "1\n1\n"),
     );
 }
 

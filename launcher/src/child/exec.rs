@@ -6,7 +6,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
+use super::{Child, Done, During, Failure};
 use crate::plan::FdIndex;
 use crate::report::{Op, Report};
 use crate::sys;
@@ -46,8 +46,6 @@ impl<'a> Child<'a> {
     pub(super) fn exec(&self) -> Done {
         let program = self.program.ok_or(Failure { op: Op::Execve, errno: Errno::NOENT })?;
         let arrays = self.birth.programs.last().ok_or(Failure { op: Op::Execve, errno: Errno::INVAL })?;
-        let first_other = FIRST_OTHER_FD + self.birth.plan.preserve.len() as i32;
-        sys::close_range_cloexec(first_other).during(Op::Call)?;
         self.report(Report::Execing);
         Err(Failure { op: Op::Execve, errno: sys::execve(program, &arrays.argv, &arrays.env) })
     }

@@ -48,7 +48,7 @@ impl Child<'_> {
         if let Some(empty) = &self.empty {
             return attach(clone_mount(empty.as_fd(), false)?.as_fd(), object.as_fd());
         }
-        let empty = new_filesystem(c"tmpfs", c"tmpfs", &[], libc::MOUNT_ATTR_RDONLY)?;
+        let empty = new_filesystem(c"tmpfs", c"tmpfs", &[], None, libc::MOUNT_ATTR_RDONLY)?;
         attach(empty.as_fd(), object.as_fd())?;
         self.empty = Some(empty);
         Ok(())

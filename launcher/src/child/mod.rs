@@ -203,6 +203,12 @@ impl<'a> Child<'a> {
         fds.get(usize::from(index.0)).map(AsFd::as_fd).ok_or(Failure { op: Op::MissingFd, errno: Errno::BADF })
     }
 
+    /// All descriptors but the standard and the preserved ones end with the exec, which is when the program sees none of
+    /// ours (CVE-2024-21626). Done early: a seccomp filter may forbid close_range(2).
+    fn close_the_rest_on_exec(&self) -> Done {
+        sys::close_range_cloexec(FIRST_OTHER_FD + self.birth.plan.preserve.len() as i32).during(Op::Call)
+    }
+
     /// The root directory as a descriptor; every path of the container is resolved below it.
     fn root(&self) -> Result<BorrowedFd<'_>, Failure> {
         match (&self.made_root, self.root) {

@@ -36,6 +36,7 @@ pub(super) fn new_filesystem(
     fstype: &CStr,
     source: &CStr,
     parameters: &[FsParameter],
+    root_mode: Option<u32>,
     attributes: u64,
 ) -> Result<OwnedFd, Failure> {
     let fs = open_filesystem(fstype)?;
@@ -49,7 +50,18 @@ pub(super) fn new_filesystem(
         }
         .during(Op::FsConfig)?;
     }
+    if let Some(mode) = root_mode {
+        let text = octal(mode);
+        let text = CStr::from_bytes_with_nul(&text).map_err(|_| Failure { op: Op::FsConfig, errno: Errno::INVAL })?;
+        rustix::mount::fsconfig_set_string(&fs, c"mode", text).during(Op::FsConfig)?;
+    }
     create_mount(&fs, attributes)
+}
+
+/// The permission bits as a C string of four digits.
+fn octal(mode: u32) -> [u8; 5] {
+    let digit = |place: u32| b'0' + (mode >> (3 * place) & 7) as u8;
+    [digit(3), digit(2), digit(1), digit(0), 0]
 }
 
 fn open_filesystem(fstype: &CStr) -> Result<OwnedFd, Failure> {
@@ -122,11 +134,23 @@ impl Child<'_> {
         if copy_up {
             return Err(Failure { op: Op::Call, errno: Errno::NOSYS });
         }
-        let mount = new_filesystem(fstype, source, parameters, attrs.set)?;
+        let own_mode = fstype != c"tmpfs" || parameters.iter().any(|parameter| parameter.key.as_c_str() == c"mode");
+        let root_mode = if own_mode { None } else { self.mode_below(target)? };
+        let mount = new_filesystem(fstype, source, parameters, root_mode, attrs.set)?;
         self.set_attributes(mount.as_fd(), &MountAttrs { set: 0, clear: 0, ..*attrs })?;
         let place = open_or_make(self.root()?, target)?;
         attach(mount.as_fd(), place.as_fd())?;
         set_propagation(mount.as_fd(), attrs)
+    }
+
+    /// The mode of the directory that a tmpfs is to cover: it is the tmpfs's too unless config.json gives one, as with
+    /// runc. An image's /tmp keeps its sticky bit, and its /run is not writable for everybody.
+    fn mode_below(&self, target: &Target) -> Result<Option<u32>, Failure> {
+        match open_inside(self.root()?, &target.path, OFlags::DIRECTORY, target.no_symlinks) {
+            Ok(directory) => Ok(Some(rustix::fs::fstat(directory).during(Op::Resolve)?.st_mode & 0o7777)),
+            // Made in a moment; what is wrong with it is found then.
+            Err(_) => Ok(None),
+        }
     }
 
     pub(super) fn mount_tree(&self, target: &Target, tree: FdIndex, attrs: &MountAttrs) -> Done {

@@ -4,6 +4,8 @@
 //! `oci_spec` knows today's only, and ignores unknown fields: what is not moved here would be lost without a word.
 //! Only the slow path comes here, so speed is of no concern; each change is reported in one line.
 
+use std::collections::BTreeSet;
+
 use oci_spec::runtime::Capability;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -92,36 +94,37 @@ fn user(process: &mut Object, notes: &mut Vec<String>) {
 /// Up to 1.0.0-rc4 one list, now five sets. Inheritable and ambient stay empty (CVE-2022-29162).
 fn capabilities(process: &mut Object, notes: &mut Vec<String>) {
     let Some(value) = process.get_mut("capabilities") else { return };
+    let mut unknown = BTreeSet::new();
     if let Value::Array(names) = value {
-        drop_unknown_capabilities(names, "process.capabilities", notes);
+        drop_unknown_capabilities(names, &mut unknown);
         *value = json!({ "bounding": names, "effective": names, "permitted": names });
         notes.push(
             "process.capabilities: the flat list of old became bounding, effective and permitted; \
              inheritable and ambient are empty"
                 .to_owned(),
         );
-        return;
-    }
-    for set in CAPABILITY_SETS {
-        if let Some(names) = value.get_mut(set).and_then(Value::as_array_mut) {
-            drop_unknown_capabilities(names, &format!("process.capabilities.{set}"), notes);
+    } else {
+        for set in CAPABILITY_SETS {
+            if let Some(names) = value.get_mut(set).and_then(Value::as_array_mut) {
+                drop_unknown_capabilities(names, &mut unknown);
+            }
         }
+    }
+    if !unknown.is_empty() {
+        // runc's words, which its callers know.
+        let unknown = unknown.into_iter().collect::<Vec<_>>().join(" ");
+        notes.push(format!("process.capabilities: ignoring unknown or unavailable capabilities: [{unknown}]"));
     }
 }
 
 /// A capability that this build does not know cannot be granted; as with runc that is no reason to refuse the rest.
-fn drop_unknown_capabilities(names: &mut Vec<Value>, field: &str, notes: &mut Vec<String>) {
-    let mut index = 0;
-    names.retain(|name| {
-        let here = index;
-        index += 1;
-        match name {
-            Value::String(text) if Capability::deserialize(name).is_err() => {
-                notes.push(format!("{field}[{here}]: unknown capability {}, dropped", quote(text)));
-                false
-            }
-            _ => true,
+fn drop_unknown_capabilities(names: &mut Vec<Value>, unknown: &mut BTreeSet<String>) {
+    names.retain(|name| match name {
+        Value::String(text) if Capability::deserialize(name).is_err() => {
+            unknown.insert(quote(text).trim_matches('"').to_owned());
+            false
         }
+        _ => true,
     });
 }
 

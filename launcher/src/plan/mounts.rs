@@ -1,6 +1,6 @@
 //! The file system part of a plan: root, mounts, devices, links, hidden paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -124,14 +124,15 @@ const ATTRIBUTES: &[(&str, u64, bool)] = &[
     ("symfollow", libc::MOUNT_ATTR_NOSYMFOLLOW, false),
 ];
 
-/// Access-time options are one field of the attributes, not bits: setting one clears the field first.
+/// Access-time options are one field of the attributes, not bits: setting one clears the field first. What takes a mode
+/// away leaves the kernel's default, which is `relatime`: so `norelatime` changes nothing, as with mount(8).
 const ACCESS_TIMES: &[(&str, u64)] = &[
     ("relatime", libc::MOUNT_ATTR_RELATIME),
     ("noatime", libc::MOUNT_ATTR_NOATIME),
     ("strictatime", libc::MOUNT_ATTR_STRICTATIME),
     ("atime", libc::MOUNT_ATTR_RELATIME),
     ("nostrictatime", libc::MOUNT_ATTR_RELATIME),
-    ("norelatime", libc::MOUNT_ATTR_STRICTATIME),
+    ("norelatime", libc::MOUNT_ATTR_RELATIME),
 ];
 
 const PROPAGATIONS: &[(&str, u64)] = &[
@@ -392,13 +393,19 @@ pub(super) fn devices(
 /// Masked and read-only paths.
 pub(super) fn hide(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), PlanError> {
     let Some(linux) = spec.linux() else { return Ok(()) };
-    for path in linux.readonly_paths().iter().flatten() {
+    for path in each_once(linux.readonly_paths()) {
         steps.push(Step::ReadonlyPath(c_string("linux.readonlyPaths", path.as_str())?));
     }
-    for path in linux.masked_paths().iter().flatten() {
+    for path in each_once(linux.masked_paths()) {
         steps.push(Step::MaskPath(c_string("linux.maskedPaths", path.as_str())?));
     }
     Ok(())
+}
+
+/// Hiding a path twice would only put one more mount on it.
+fn each_once(paths: &Option<Vec<String>>) -> impl Iterator<Item = &String> {
+    let mut seen = HashSet::new();
+    paths.iter().flatten().filter(move |path| seen.insert(*path))
 }
 
 #[cfg(test)]
@@ -417,6 +424,16 @@ mod tests {
         assert_eq!(options.attrs.recursive_set, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC);
         assert_eq!((options.attrs.propagation, options.attrs.propagation_recursive), (libc::MS_SLAVE, true));
         assert_eq!(options.parameters.len(), 1);
+    }
+
+    #[test]
+    fn taking_an_access_time_mode_away_leaves_the_default() {
+        for option in ["atime", "nostrictatime", "norelatime"] {
+            let attrs = parse(&["strictatime", option, "rstrictatime", &format!("r{option}")]).attrs;
+            let (set, clear) = (libc::MOUNT_ATTR_RELATIME, libc::MOUNT_ATTR__ATIME);
+            assert_eq!((attrs.set, attrs.clear), (set, clear), "{option}");
+            assert_eq!((attrs.recursive_set, attrs.recursive_clear), (set, clear), "r{option}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The process part of a plan: limits, stdio, directory, identity, program.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::sync::{LazyLock, Mutex};
 
@@ -126,11 +127,20 @@ fn filter(profile: &LinuxSeccomp, launch: &mut Launch) -> Result<Step, PlanError
     Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags, listener: None })
 }
 
-/// The environment, with HOME from the container's passwd file when config.json gives none.
+/// The environment as runc makes it: of entries with the same name the last one counts, an empty HOME counts as none, and
+/// a HOME that is missing comes from the container's passwd file.
 fn environment(process: &Process, root: &RootFs) -> Result<Vec<CString>, PlanError> {
-    let given = process.env().iter().flatten().enumerate();
-    let given = given.map(|(index, entry)| c_string(&format!("process.env[{index}]"), entry.as_str()));
-    let mut environment: Vec<CString> = given.collect::<Result<_, _>>()?;
+    let mut names = HashSet::new();
+    let mut environment = Vec::new();
+    for (index, entry) in process.env().as_deref().unwrap_or_default().iter().enumerate().rev() {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        let overridden = !names.insert(name);
+        let no_home = name == "HOME" && value.is_empty();
+        if !overridden && !no_home {
+            environment.push(c_string(&format!("process.env[{index}]"), entry.as_str())?);
+        }
+    }
+    environment.reverse();
     if !environment.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")) {
         let passwd = root.read_file("/etc/passwd", PASSWD_BYTES_MAX).unwrap_or_default();
         environment.push(c_string("HOME", format!("HOME={}", home(&passwd, process.user().uid())))?);

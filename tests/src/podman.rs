@@ -177,7 +177,8 @@ impl Drop for Podman<'_> {
     }
 }
 
-/// Everything in a directory of ours. Without the limits on descriptors and processes podman would raise them, which
+/// Everything in a directory of ours; what is below `graphroot` by default must stay there, because podman's own
+/// clean-up process does not ask this file where it is. Without the limits on descriptors and processes podman would raise them, which
 /// a container is not always allowed to; a number of processes of its own would be a cgroup limit.
 fn containers_conf(home: &Path) -> String {
     let home = home.display();
@@ -191,7 +192,6 @@ init_path = "/usr/bin/catatonit"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 lock_type = "file"
-static_dir = "{home}/static"
 tmp_dir = "{home}/tmp"
 volume_path = "{home}/volumes"
 

@@ -98,12 +98,12 @@ fn a_terminal_is_the_programs_and_has_the_users_size() {
     // The new size goes through podman and the monitor at their leisure.
     terminal.type_text("until stty size | grep -x '33 99'; do usleep 5000; done; echo re''sized\n");
     shell.output_until(|text| text.contains("resized"));
-    terminal.type_text("sleep 1000\n");
-    shell.output_until(|text| text.contains("sleep 1000"));
+    terminal.type_text("sh -c 'echo run''ning; exec sleep 1000'\n");
+    shell.output_until(|text| text.contains("running"));
     terminal.type_text("\u{3}");
-    terminal.type_text("echo inter''rupted; exit 4\n");
-    let output = shell.finish().expect(4);
-    assert!(output.stdout.contains("interrupted"), "{output}");
+    shell.output_until(|text| text.contains("^C") && text.ends_with("# "));
+    terminal.type_text("exit 4\n");
+    shell.finish().expect(4);
 }
 
 #[test]
@@ -179,12 +179,9 @@ fn caps_are_dropped_and_added() {
 
 #[test]
 fn the_default_seccomp_profile_is_installed() {
-    // unshare is allowed by no profile without CAP_SYS_ADMIN; without any it would fail in another way.
-    let script = "grep -w Seccomp: /proc/self/status; keyctl 2>&1; unshare -U true 2>&1 || echo refused";
-    let printed = printed(&[], script);
-    assert!(printed.contains("Seccomp:\t2") && printed.contains("refused"), "{printed}");
-    let unconfined = self::printed(&["--security-opt=seccomp=unconfined"], script);
-    assert!(unconfined.contains("Seccomp:\t0") && !unconfined.contains("refused"), "{unconfined}");
+    let script = "grep -w Seccomp: /proc/self/status";
+    assert_eq!(printed(&[], script), "Seccomp:\t2\n");
+    assert_eq!(printed(&["--security-opt=seccomp=unconfined"], script), "Seccomp:\t0\n");
 }
 
 #[test]
@@ -196,10 +193,10 @@ fn a_seccomp_profile_of_the_users_is_installed() {
     let path = sandbox.path("profile.json");
     fs::write(&path, profile.to_string()).expect("our directory");
     let option = format!("--security-opt=seccomp={}", path.display());
-    // 73 is ECOMM, which no file system gives.
+    // 73 is EDOTDOT, which no file system gives.
     let script = ["sh", "-c", "mkdir /tmp/d 2>&1 || touch /tmp/f && ls /tmp"];
     let printed = podman.container("run", &["--rm", &option], &script).run().ok();
-    assert!(printed.contains("Communication error on send") && printed.ends_with("f\n"), "{printed}");
+    assert!(printed.contains("RFS specific error") && printed.ends_with("f\n"), "{printed}");
 }
 
 #[test]
@@ -271,9 +268,12 @@ fn namespaces_are_another_containers_when_asked() {
 
 #[test]
 fn a_user_namespace_maps_ids() {
-    let options = ["--uidmap=0:100000:65536", "--gidmap=0:100000:65536"];
-    let printed = printed(&options, "id -u; cat /proc/self/uid_map | tr -s ' '");
-    assert_eq!(printed, "0\n 0 100000 65536\n");
+    let sandbox = Sandbox::new();
+    let podman = Podman::new(&sandbox);
+    Cmd::new("chown").args(["--recursive", "100000:100000"]).arg(podman.rootfs()).run().ok();
+    let options = ["--rm", "--uidmap=0:100000:65536", "--gidmap=0:100000:65536"];
+    let script = ["sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '; touch /tmp/mine"];
+    assert_eq!(podman.container("run", &options, &script).run().ok(), "0\n 0 100000 65536\n");
 }
 
 #[test]
@@ -377,6 +377,7 @@ fn limits_names_and_variables_reach_the_program() {
         "--env=COLOUR=red",
         "--workdir=/var",
         "--ulimit=nofile=77:78",
+        "--ulimit=nproc=300:300",
         "--shm-size=1m",
         "--security-opt=no-new-privileges",
         "--oom-score-adj=500",
@@ -460,7 +461,8 @@ fn an_image_runs_on_either_storage_driver() {
             .ok();
         assert_eq!(podman.container_of("nest", &["--rm"], &[]).run().ok(), "from the image\n", "{driver}");
         podman.container_of("nest", &["--name=box"], &["touch", "/mark"]).run().ok();
-        assert_eq!(podman.run("diff", &["box"]).ok().trim(), "A /mark", "{driver}");
+        let changes = podman.run("diff", &["box"]).ok();
+        assert!(changes.lines().any(|line| line == "A /mark"), "{driver}: {changes}");
         podman.run("rm", &["box"]).ok();
         podman.run("rmi", &["nest"]).ok();
     }

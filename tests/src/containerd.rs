@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::client::{self, Runtime};
 use crate::command::{Cmd, Output};
 use crate::sandbox::Sandbox;
-use crate::waiting;
+use crate::{waiting, world};
 
 /// A containerd with its own state, storage and sockets; the sandbox's token is its namespace.
 ///
@@ -100,6 +100,13 @@ impl<'a> Containerd<'a> {
         let list = self.run(&["task", "list"]).ok();
         let line = list.lines().find(|line| line.split_whitespace().next() == Some(id))?;
         line.split_whitespace().nth(2).map(str::to_owned)
+    }
+
+    /// The containers that the runtime knows of.
+    #[must_use]
+    pub fn known_to_runtime(&self) -> Vec<String> {
+        // The shim asks for a state root per namespace.
+        world::containers(&self.sandbox.root().join(self.sandbox.token()))
     }
 
     /// The root file system that containers run on.

@@ -101,7 +101,7 @@ fn a_terminal_is_the_programs_and_has_the_users_size() {
     terminal.type_text("sh -c 'echo run''ning; exec sleep 1000'\n");
     shell.output_until(|text| text.contains("running"));
     terminal.type_text("\u{3}");
-    shell.output_until(|text| text.contains("^C") && text.ends_with("# "));
+    shell.output_until(|text| text.contains("^C\r\n/ # "));
     terminal.type_text("exit 4\n");
     shell.finish().expect(4);
 }

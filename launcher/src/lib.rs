@@ -29,3 +29,5 @@ pub mod usage;
 pub mod zygote;
 
 mod child;
+mod middle;
+mod parent;

@@ -140,7 +140,7 @@ impl Supervisor {
         reserved: Reserved,
         state: ContainerState,
     ) -> Result<(), Failure> {
-        let Spawned { pid, pidfd } = spawned;
+        let Spawned { pid, pidfd, .. } = spawned;
         let recorded = reserved.record_pid(pid).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
@@ -169,10 +169,8 @@ impl Supervisor {
         };
         // Killing and waiting may take a moment, which the loop does not have.
         let undone = self.blocking(move || {
-            if let LaunchError::Spawn(error) = error
-                && let Some(killed) = error.killed
-            {
-                end_child(&killed);
+            if let LaunchError::Spawn(error) = error {
+                error.killed.iter().for_each(end_child);
             }
             // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
             for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {

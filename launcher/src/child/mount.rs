@@ -112,7 +112,7 @@ impl Child<'_> {
         rustix::mount::fsconfig_set_string(&overlay, c"lowerdir", c"/lower").during(Op::FsConfig)?;
         rustix::mount::fsconfig_set_string(&overlay, c"upperdir", c"/scratch/upper").during(Op::FsConfig)?;
         rustix::mount::fsconfig_set_string(&overlay, c"workdir", c"/scratch/work").during(Op::FsConfig)?;
-        if self.birth.plan.id_maps.is_some() {
+        if self.birth.plan.id_maps.is_some() || self.birth.plan.user_namespace.is_some() {
             // In a user namespace the `trusted.` attributes are out of reach.
             rustix::mount::fsconfig_set_flag(&overlay, c"userxattr").during(Op::FsConfig)?;
         }

@@ -2,18 +2,16 @@
 //!
 //! Each such field is refused by name: a container that silently runs without its seccomp profile or memory limit is
 //! worse than none. `--ignore-unsupported` turns the refusals into notes, except where nothing sensible would be left:
-//! a config for another system, and a namespace to join that would become a new one.
+//! a config for another system.
 
 use std::fmt::Display;
-use std::path::Path;
 
 use oci_spec::runtime::{
-    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxNamespace,
-    LinuxNamespaceType, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Mount, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources,
+    LinuxSeccomp, LinuxSeccompAction, Mount, Spec,
 };
 
 use super::error::ConfigError;
-use super::validate::kind_name;
 
 /// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
 const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
@@ -84,9 +82,6 @@ impl Check {
     }
 
     fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
-        for (i, namespace) in linux.namespaces().iter().flatten().enumerate() {
-            check_namespace(i, namespace)?;
-        }
         self.refuse_each(
             "linux",
             [
@@ -180,17 +175,6 @@ impl Check {
             ],
         )
     }
-}
-
-/// Never ignored: instead of joining the namespace that was meant, the container would get a new one.
-fn check_namespace(i: usize, namespace: &LinuxNamespace) -> Result<(), ConfigError> {
-    let has_path = namespace.path().as_deref().is_some_and(|path| path != Path::new(""));
-    let kind = namespace.typ();
-    if has_path && kind == LinuxNamespaceType::User {
-        let reason = format!("joining an existing {} namespace is not supported yet", kind_name(kind));
-        return Err(ConfigError::field(format_args!("linux.namespaces[{i}].path"), reason));
-    }
-    Ok(())
 }
 
 /// The rule that every runtime's template begins with: no device at all, before others allow some.

@@ -111,7 +111,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let mut steps = Vec::with_capacity(64);
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
-    let own_users = namespaces.is_new(LinuxNamespaceType::User);
+    let own_users = namespaces.has(LinuxNamespaceType::User);
     match process.oom_score_adj() {
         Some(value) if own_users => launch.plan.oom_score_adj = Some(value),
         value => steps.extend(value.map(Step::OomScoreAdj)),
@@ -184,6 +184,11 @@ impl<'a> Namespaces<'a> {
         Namespaces(list.map(|(index, namespace)| (index, namespace.typ(), path(namespace))).collect())
     }
 
+    /// Whether the container gets one other than ours, new or joined.
+    fn has(&self, wanted: LinuxNamespaceType) -> bool {
+        self.0.iter().any(|(_, kind, _)| *kind == wanted)
+    }
+
     /// Whether the container gets its own, new one.
     fn is_new(&self, wanted: LinuxNamespaceType) -> bool {
         self.0.iter().any(|(_, kind, path)| *kind == wanted && path.is_none())
@@ -207,23 +212,22 @@ fn enter_namespaces(
                 let fd =
                     launch.add_fd(open_namespace(*kind, path).map_err(|problem| PlanError::new(field(), problem))?);
                 let kind = match kind {
-                    LinuxNamespaceType::Pid => {
-                        launch.plan.born.push(Namespace { kind: NamespaceKind::Pid, fd });
+                    LinuxNamespaceType::User => {
+                        launch.plan.user_namespace = Some(fd);
                         continue;
                     }
+                    LinuxNamespaceType::Pid => NamespaceKind::Pid,
                     LinuxNamespaceType::Network => NamespaceKind::Network,
                     LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
                     LinuxNamespaceType::Uts => NamespaceKind::Uts,
                     LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
                     LinuxNamespaceType::Mount => NamespaceKind::Mount,
                     LinuxNamespaceType::Time => NamespaceKind::Time,
-                    LinuxNamespaceType::User => {
-                        return Err(PlanError::new(field(), "joining a user namespace is not supported yet"));
-                    }
                 };
                 let namespace = Namespace { kind, fd };
-                // From a user namespace of its own the child could not join one of the host's.
-                if namespaces.is_new(LinuxNamespaceType::User) {
+                // From a user namespace of its own the child could not join one of the host's; and a pid namespace is
+                // joined in no other way.
+                if kind == NamespaceKind::Pid || namespaces.has(LinuxNamespaceType::User) {
                     launch.plan.born.push(namespace);
                 } else {
                     steps.push(Step::JoinNamespace(namespace));
@@ -231,8 +235,9 @@ fn enter_namespaces(
             }
         }
     }
-    if namespaces.is_new(LinuxNamespaceType::User) {
-        launch.plan.id_maps = Some(id_maps(spec));
+    if namespaces.has(LinuxNamespaceType::User) {
+        // Those of a namespace that is joined are only compared.
+        launch.plan.id_maps = Some(id_maps(spec)).filter(|maps| *maps != IdMaps::default());
         // After the clocks, before everything that the container's root is to own.
         steps.push(Step::EnterUserNamespace);
     }

@@ -34,7 +34,7 @@ pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
     if let Err(errno) = private_root() {
         let what = "zygote: private mount namespace".to_owned();
         // Told to the supervisor too, whose users want to know.
-        let _ = frame::send_reply(socket, Err(SpawnError { what: what.clone(), errno, killed: None }));
+        let _ = frame::send_reply(socket, Err(SpawnError::new(what.as_str(), errno)));
         return Err(format!("{what}: {}", crate::report::errno_text(errno)));
     }
     let host = Host::open(true).map_err(|error| error.to_string())?;
@@ -55,11 +55,8 @@ pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
 }
 
 fn launch(host: &Host, request: &frame::Request) -> Result<Spawned, SpawnError> {
-    let plan = wire::decode(&request.plan, request.fds.len()).map_err(|error| SpawnError {
-        what: format!("plan: {error}"),
-        errno: Errno::INVAL,
-        killed: None,
-    })?;
+    let plan = wire::decode(&request.plan, request.fds.len())
+        .map_err(|error| SpawnError::new(format!("plan: {error}"), Errno::INVAL))?;
     host.spawn(&plan, &request.fds)
 }
 

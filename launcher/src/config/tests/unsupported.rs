@@ -8,15 +8,6 @@ fn resources(patch: &Value) -> Value {
 }
 
 #[test]
-fn joining_some_namespaces_is_refused_even_when_ignoring() {
-    let namespaces = json!([{ "type": "user", "path": "/proc/1/ns/x" }, { "type": "mount" }]);
-    let raw = patched(&linux(&json!({ "namespaces": namespaces })));
-    let error = check(&raw, LoadOptions { ignore_unsupported: true }).unwrap_err().to_string();
-    let reason = "joining an existing user namespace is not supported yet";
-    assert_eq!(error, format!("config.json: linux.namespaces[0].path: {reason}"));
-}
-
-#[test]
 fn what_is_not_supported_yet() {
     let throttle = json!([{ "major": 8, "minor": 0, "rate": 1 }]);
     let one = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);

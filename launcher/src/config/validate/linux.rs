@@ -58,7 +58,7 @@ fn namespaces(namespaces: &[LinuxNamespace]) -> Result<(), ConfigError> {
 }
 
 /// The specification's word for a kind of namespace (`oci_spec` prints the kernel's).
-pub(in crate::config) fn kind_name(kind: LinuxNamespaceType) -> &'static str {
+pub(super) fn kind_name(kind: LinuxNamespaceType) -> &'static str {
     match kind {
         LinuxNamespaceType::Mount => "mount",
         LinuxNamespaceType::Cgroup => "cgroup",

@@ -109,7 +109,9 @@ pub fn create(path: &Path) -> Result<Made, CgroupError> {
         })?;
     }
     if top.is_none() && in_use(path)? {
-        return Err(failed(path, "use")(std::io::Error::other("processes or other cgroups live in it")));
+        return Err(failed(path, "use")(std::io::Error::other(
+            "container's cgroup is not empty: processes or other cgroups live in it",
+        )));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(path, "open")(errno.into()))?;

@@ -81,15 +81,6 @@ pub enum NotStarted {
     Vanished,
 }
 
-impl NotStarted {
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            NotStarted::Step(error) => error.exit_status(),
-            NotStarted::Vanished => 125,
-        }
-    }
-}
-
 pub fn create(runtime: &Runtime, args: CreateArgs) -> anyhow::Result<ExitCode> {
     launch(runtime, args, Mode::Create)?;
     Ok(ExitCode::SUCCESS)

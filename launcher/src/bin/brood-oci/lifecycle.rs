@@ -105,6 +105,11 @@ pub fn own_cgroup(dir: &ContainerDir, id: &str, operation: &str) -> anyhow::Resu
 }
 
 pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
+    if args.signal == "0" {
+        // As kill(2): nothing is sent, only asked whether it could be.
+        let init = runtime.find(&args.id)?.process(INIT).read_pid().ok().and_then(open_process);
+        return init.map(|_| ExitCode::SUCCESS).context("container not running");
+    }
     let signal = signal::parse(&args.signal)?;
     let kill = |id: &str| match args.all {
         true => kill_all(runtime, id, signal),

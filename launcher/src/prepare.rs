@@ -17,7 +17,7 @@ use crate::state::{ContainerDir, ContainerState, INIT, Manager, PidRecord, State
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// The container's name.
-    #[error(transparent)]
+    #[error("container {0}")]
     Id(#[from] IdError),
     /// The bundle or its config.json.
     #[error(transparent)]
@@ -117,9 +117,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        let record = PidRecord { pid, start_time: crate::state::state_and_start_time(pid).map_or(0, |(_, time)| time) };
-        self.dir.process(INIT).write_pid(record)?;
-        Ok(record)
+        self.dir.process(INIT).record_pid(pid)
     }
 
     /// The container exists now: from here on `delete` is what removes it.
@@ -190,7 +188,7 @@ pub fn prepare(
     if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         reserved.dir.write_seccomp(profile)?;
     }
-    let park = if order.park { Some(reserved.dir.listen_for_start()?) } else { None };
+    let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(PrepareError::Pipe)?;
     let launch = plan::build(
         &spec,

@@ -1,18 +1,18 @@
-//! Container ids: names of directories and cgroups, so the alphabet is small.
+//! IDs of containers and execs: names of directories and cgroups, so the alphabet is small.
 
 use super::error::quote;
 
-/// Longest container id, in bytes: it becomes a file name (NAME_MAX).
+/// Longest id, in bytes: it becomes a file name (NAME_MAX).
 pub const MAX_ID_BYTES: usize = 255;
 
-/// What is wrong with a container id.
+/// What is wrong with an id; the text begins with "id".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Nothing there.
-    #[error("container id: must not be empty")]
+    #[error("id: must not be empty")]
     Empty,
     /// Too long for a file name.
-    #[error("container id {}: {bytes} bytes long, at most {MAX_ID_BYTES} are allowed", quote(id))]
+    #[error("id {}: {bytes} bytes long, at most {MAX_ID_BYTES} are allowed", quote(id))]
     TooLong {
         /// The id.
         id: String,
@@ -20,13 +20,13 @@ pub enum IdError {
         bytes: usize,
     },
     /// `.`, `..`, and names that directory listings hide.
-    #[error("container id {}: must not begin with a dot", quote(id))]
+    #[error("id {}: must not begin with a dot", quote(id))]
     LeadingDot {
         /// The id.
         id: String,
     },
     /// A character outside of the alphabet.
-    #[error("container id {}: {character:?} is not allowed (allowed are A-Z a-z 0-9 _ + . -)", quote(id))]
+    #[error("id {}: {character:?} is not allowed (allowed are A-Z a-z 0-9 _ + . -)", quote(id))]
     Character {
         /// The id.
         id: String,
@@ -35,7 +35,7 @@ pub enum IdError {
     },
 }
 
-/// Checks a container id: 1 to 255 bytes of `[A-Za-z0-9_+.-]`, no dot in front.
+/// Checks the id of a container or exec: 1 to 255 bytes of `[A-Za-z0-9_+.-]`, no dot in front.
 ///
 /// # Errors
 /// Says what is wrong with which id.
@@ -70,14 +70,14 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_wrong_with_which_id() {
         for (id, expected) in [
-            ("", "container id: must not be empty"),
-            (".", "container id \".\": must not begin with a dot"),
-            ("..", "container id \"..\": must not begin with a dot"),
-            (".hidden", "container id \".hidden\": must not begin with a dot"),
-            ("a/b", "container id \"a/b\": '/' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
-            ("a b", "container id \"a b\": ' ' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
-            ("a\nb", "container id \"a\\nb\": '\\n' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
-            ("h\u{e4}", "container id \"h\u{e4}\": '\u{e4}' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("", "id: must not be empty"),
+            (".", "id \".\": must not begin with a dot"),
+            ("..", "id \"..\": must not begin with a dot"),
+            (".hidden", "id \".hidden\": must not begin with a dot"),
+            ("a/b", "id \"a/b\": '/' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("a b", "id \"a b\": ' ' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("a\nb", "id \"a\\nb\": '\\n' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("h\u{e4}", "id \"h\u{e4}\": '\u{e4}' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
         ] {
             assert_eq!(check_id(id).unwrap_err().to_string(), expected);
         }

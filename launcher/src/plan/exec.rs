@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | oom score | the file in /proc belongs to the host's root |
 //! | join container | all namespaces but the pid namespace, which the clone is born in |
-//! | process, program | as for an init process |
+//! | process, park, program | as for an init process |
 
 use std::os::fd::OwnedFd;
 
@@ -29,6 +29,8 @@ pub struct ExecOptions {
     pub cgroup: Option<OwnedFd>,
     /// The container's seccomp profile, which holds for every process in it.
     pub seccomp: Option<LinuxSeccomp>,
+    /// The listening socket at which it waits for its start; `None` to run at once.
+    pub park: Option<OwnedFd>,
 }
 
 /// Namespaces that an exec joins: the file below `/proc/PID/ns` and the bit.
@@ -67,6 +69,9 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     steps.push(Step::NewSession);
     let seccomp = options.seccomp.as_ref();
     let last = process::steps(process, seccomp, &root, options.stdio, None, &mut launch, &mut steps)?;
+    if let Some(socket) = options.park {
+        steps.push(Step::Park { socket: launch.add_fd(socket) });
+    }
     steps.extend(last);
     launch.plan.steps = steps;
     Ok(launch)

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
-use brood_launcher::config;
+use brood_launcher::exec::{self, Changes, Program};
 use brood_launcher::plan::{ExecOptions, build_exec};
-use brood_launcher::state::{INIT, Status, open_process};
+use brood_launcher::state::{INIT, Status};
 use clap::Args;
-use oci_spec::runtime::Process;
 use rustix::pipe::PipeFlags;
-use serde_json::{Value, json};
 
 use crate::Runtime;
 use crate::launch::{self, Launching};
@@ -88,14 +86,17 @@ pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         Status::Running | Status::Created => {}
         status => bail!("cannot exec in a container that is {status}"),
     }
-    let process = process(&args, &dir.process(INIT).path().join("process.json"))?;
+    let (process, notes) = program(&args)?.process(&dir, false)?;
+    for note in &notes {
+        runtime.messages.warning(note);
+    }
     let record = dir.process(INIT).read_pid()?;
-    let init = open_process(record).context("cannot exec in a stopped container")?;
-    let cgroup = launch::open_cgroup(&state.cgroup)?;
+    let init = exec::open_init(record)?;
+    let cgroup = exec::open_cgroup(&state.cgroup)?;
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("status pipe")?;
     let stdio = launch::inherit().context("standard descriptors")?;
     let seccomp = dir.read_seccomp()?;
-    let options = ExecOptions { seccomp, init, init_pid: record.pid, stdio, status: status_write, cgroup };
+    let options = ExecOptions { seccomp, init, init_pid: record.pid, stdio, status: status_write, cgroup, park: None };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
     let spawned = Launching { launch: build_exec(&process, options)?, status }.run(args.pid_file.as_deref())?;
     match forwarder {
@@ -116,59 +117,21 @@ fn refuse_unsupported(args: &ExecArgs) -> anyhow::Result<()> {
 }
 
 /// The process of `--process`, or the container's own with what the options change.
-fn process(args: &ExecArgs, init: &std::path::Path) -> anyhow::Result<Process> {
-    let file = args.process.as_deref().unwrap_or(init);
-    let text = std::fs::read(file).with_context(|| format!("exec: {}", file.display()))?;
-    let mut process: Value = serde_json::from_slice(&text).with_context(|| format!("exec: {}", file.display()))?;
-    if args.process.is_none() {
-        process["args"] = args.command.clone().into();
-        process["terminal"] = false.into();
-        change(&mut process, args)?;
+fn program(args: &ExecArgs) -> anyhow::Result<Program> {
+    if let Some(file) = &args.process {
+        let text = std::fs::read(file).with_context(|| format!("exec: {}", file.display()))?;
+        return Ok(Program::Json(text));
     }
-    // The same checks as for an init process, by way of a configuration that holds nothing else.
-    let spec = json!({
-        "ociVersion": "1.2.1", "process": process, "root": {"path": "/"},
-        "linux": {"namespaces": [{"type": "mount"}]},
-    });
-    let (spec, _) = config::parse(&serde_json::to_vec(&spec)?)?;
-    config::validate(&spec)?;
-    config::check_supported(&spec, false)?;
-    spec.process().clone().context("exec: no process")
-}
-
-fn change(process: &mut Value, args: &ExecArgs) -> anyhow::Result<()> {
-    if let Some(cwd) = &args.cwd {
-        process["cwd"] = cwd.as_str().into();
-    }
-    if let Some(env) = process["env"].as_array_mut() {
-        env.extend(args.env.iter().map(|entry| Value::from(entry.as_str())));
-    } else {
-        process["env"] = args.env.clone().into();
-    }
-    if let Some(user) = &args.user {
-        // A number is only ever a number (CVE-2016-3697, CVE-2026-30892).
-        let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
-        let number = |text: &str| text.parse::<u32>().with_context(|| format!("exec: --user {user:?}: not a number"));
-        process["user"]["uid"] = number(uid)?.into();
-        if let Some(gid) = gid {
-            process["user"]["gid"] = number(gid)?.into();
-        }
-    }
-    if !args.additional_gids.is_empty() {
-        process["user"]["additionalGids"] = args.additional_gids.clone().into();
-    }
-    if args.no_new_privs {
-        process["noNewPrivileges"] = true.into();
-    }
-    for capability in &args.cap {
-        // Not the inheritable set, and so not the ambient one (CVE-2022-29162).
-        for set in ["bounding", "effective", "permitted"] {
-            let list = &mut process["capabilities"][set];
-            match list.as_array_mut() {
-                Some(list) => list.push(capability.as_str().into()),
-                None => *list = json!([capability]),
-            }
-        }
-    }
-    Ok(())
+    let (uid, gid) = args.user.as_deref().map(exec::parse_user).transpose()?.unzip();
+    Ok(Program::Changed(Changes {
+        args: args.command.clone(),
+        env: args.env.clone(),
+        cwd: args.cwd.clone(),
+        uid,
+        gid: gid.flatten(),
+        additional_gids: args.additional_gids.clone(),
+        no_new_privileges: args.no_new_privs,
+        capabilities: args.cap.clone(),
+        ..Changes::default()
+    }))
 }

@@ -185,17 +185,6 @@ pub fn wait(forwarder: &Forwarder, spawned: &Spawned) -> anyhow::Result<ExitReco
     reap(spawned.pidfd.as_fd())
 }
 
-/// Opens a container's cgroup for an exec to be born in.
-pub fn open_cgroup(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
-    use rustix::fs::{Mode, OFlags};
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let cgroup = rustix::fs::open(path, flags, Mode::empty());
-    cgroup.map(Some).with_context(|| format!("cgroup {}", path.display()))
-}
-
 fn refuse_unsupported(args: &CreateArgs) -> anyhow::Result<()> {
     if args.console_socket.is_some() {
         bail!("--console-socket: terminals are not supported yet");

@@ -91,11 +91,8 @@ impl Changes {
     fn apply(&self, process: &mut Value) {
         process["args"] = self.args.clone().into();
         process["terminal"] = self.terminal.into();
-        let fields = [
-            ("cwd", &self.cwd),
-            ("apparmorProfile", &self.apparmor_profile),
-            ("selinuxLabel", &self.selinux_label),
-        ];
+        let fields =
+            [("cwd", &self.cwd), ("apparmorProfile", &self.apparmor_profile), ("selinuxLabel", &self.selinux_label)];
         for (field, value) in fields {
             if let Some(value) = value {
                 process[field] = value.as_str().into();
@@ -273,8 +270,7 @@ pub fn prepare(
     let (process, notes) = order.program.process(container, order.ignore_unsupported)?;
     let reserved = Reserved::make(container, &order.id, &process)?;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
-    let (status, status_write) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(no_descriptor("status pipe"))?;
+    let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(no_descriptor("status pipe"))?;
     let init_pid = container.process(INIT).read_pid()?;
     let options = ExecOptions {
         seccomp: container.read_seccomp()?,

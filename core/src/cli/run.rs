@@ -18,7 +18,7 @@ use super::{Place, absolute, nobody_there, print};
 use crate::client::{Client, Container, Create, CreateSource};
 use crate::limits::RETAIN_COUNT_DEFAULT;
 use crate::reactor::{self, Choice};
-use crate::registry::{Command, Instance, Reply};
+use crate::registry::{Instance, ProcessCommand, Reply};
 use crate::supervisor::{Order, Settings, StdioOrder, Supervisor, sweep};
 
 /// Signals that are passed on to the container of a foreground run.
@@ -214,7 +214,7 @@ async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order, signals
     let forwarding = tokio::task::spawn_local(Engine::Local(supervisor.clone(), instance).forward(signals));
     let exit = exit.await;
     forwarding.abort();
-    let deleted = supervisor.ask(Command::Delete { target: instance, force: true }).await;
+    let deleted = supervisor.ask(instance, ProcessCommand::Delete { force: true }).await;
     match (exit, deleted) {
         (Reply::Refused(failure), _) | (_, Reply::Refused(failure)) => {
             Err(crate::client::ClientError::from(failure).into())
@@ -239,7 +239,7 @@ impl Engine {
                 // It may have ended this very moment; then the run is about to end as well.
                 Engine::Remote(container) => drop(container.kill(number as u8, false).await),
                 Engine::Local(supervisor, target) => {
-                    drop(supervisor.ask(Command::Kill { target: *target, signal: number, all: false }).await);
+                    drop(supervisor.ask(*target, ProcessCommand::Kill { signal: number, all: false }).await);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! From an order to a running (or parked) container.
+//! From an order to a running (or parked) process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -8,27 +8,27 @@ use brood_launcher::plan::{Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError};
+use brood_launcher::state::{ContainerState, INIT, Manager, PidRecord, ProcessDir, StateError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
 use tokio::io::Interest;
 
 use super::act::internal;
-use super::{Order, Reaper, Record, StdioOrder, Supervisor};
+use super::{Files, Order, Reaper, Record, StdioOrder, Supervisor, Work};
 use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
 
 impl Supervisor {
     pub(super) fn begin_launch(self: &Rc<Self>, instance: Instance, ticket: Ticket) {
-        let Some(order) = self.orders.borrow_mut().remove(&ticket) else {
+        let Some(work) = self.orders.borrow_mut().remove(&ticket) else {
             return self.event(instance, Event::NotCloned(internal("the order is lost")));
         };
-        tokio::task::spawn_local(self.clone().launch(instance, order));
+        tokio::task::spawn_local(self.clone().launch(instance, work));
     }
 
-    async fn launch(self: Rc<Self>, instance: Instance, order: Order) {
+    async fn launch(self: Rc<Self>, instance: Instance, work: Work) {
         let limit = self.settings.start_timeout;
         let late = || {
             let message = format!("not set up within {} s (--start-timeout)", limit.as_secs_f32());
@@ -36,7 +36,13 @@ impl Supervisor {
         };
         let deadline = tokio::time::Instant::now() + limit;
         // What is given up here undoes itself when it is done: the reservation is dropped, a late child is killed.
-        let cloned = tokio::time::timeout_at(deadline, self.clone_child(instance, order)).await;
+        let cloned = tokio::time::timeout_at(deadline, async {
+            match work {
+                Work::Container(order) => self.clone_child(instance, order).await,
+                Work::Exec(order) => self.clone_exec(instance, order).await,
+            }
+        })
+        .await;
         let (plan, status) = match cloned.unwrap_or_else(|_| Err(late())) {
             Ok(cloned) => cloned,
             Err(failure) => return self.event(instance, Event::NotCloned(failure)),
@@ -46,9 +52,7 @@ impl Supervisor {
                 Outcome::Running => Event::SetUp { parked: false },
                 Outcome::Parked => Event::SetUp { parked: true },
                 Outcome::Failed(error) => Event::SetUpFailed(Failure::of_step(&error)),
-                Outcome::Vanished => {
-                    Event::SetUpFailed(internal("the container's process was killed while it was being set up"))
-                }
+                Outcome::Vanished => Event::SetUpFailed(internal("the process was killed while it was being set up")),
             },
             Ok(Err(error)) => Event::SetUpFailed(internal(&format!("status pipe: {error}"))),
             Err(_) => Event::SetUpFailed(late()),
@@ -75,7 +79,7 @@ impl Supervisor {
                 auto_remove,
                 cgroup,
             };
-            prepare::prepare(&root, order, |dir| open_stdio(stdio, dir))
+            prepare::prepare(&root, order, |dir| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
         let Prepared { launch, status, state, notes, reserved } = prepared;
@@ -90,29 +94,31 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
-        self.write_down(instance, spawned, reserved, state)?;
+        let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
+        let dir = reserved.dir().process(INIT);
+        self.write_down(instance, spawned, &dir, owns_pid_namespace, || Files::of_init(reserved.keep(), state))?;
         Ok((plan, status))
     }
 
-    fn write_down(
+    /// Writes the child down, in its folder and here, and watches it; kills it when that cannot be.
+    pub(super) fn write_down(
         self: &Rc<Self>,
         instance: Instance,
         spawned: Spawned,
-        reserved: Reserved,
-        state: ContainerState,
+        dir: &ProcessDir,
+        owns_pid_namespace: bool,
+        keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
         let Spawned { pid, pidfd } = spawned;
-        let recorded = reserved.record_pid(pid).and_then(|record| {
+        let recorded = dir.record_pid(pid).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
         });
         match recorded {
-            Ok(record) => {
-                let dir = reserved.keep();
-                let start_time = record.start_time;
-                let record = Record { dir, state, pid, start_time, pidfd: Some(pidfd), reaper: Reaper::Us };
+            Ok(PidRecord { start_time, .. }) => {
+                let record = Record { files: keep(), pid, start_time, pidfd: Some(pidfd), reaper: Reaper::Us };
                 self.records.borrow_mut().insert(instance, record);
-                self.event(instance, Event::Cloned { pid });
+                self.event(instance, Event::Cloned { pid, owns_pid_namespace });
                 Ok(())
             }
             Err(error) => {
@@ -124,10 +130,7 @@ impl Supervisor {
 
     /// Removes what is left of a launch that brought no child.
     async fn undo(&self, error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
-        let failure = Failure {
-            errno: if let LaunchError::Spawn(error) = &error { error.errno.raw_os_error() } else { 0 },
-            ..Failure::new(FailureKind::LaunchFailed, error.to_string())
-        };
+        let failure = launch_failure(&error);
         // Killing and waiting may take a moment, which the loop does not have.
         let undone = self.blocking(move || {
             if let LaunchError::Spawn(error) = error
@@ -166,24 +169,29 @@ pub(super) async fn read_reports(from: OwnedFd) -> std::io::Result<ReportReader>
     }
 }
 
-fn open_stdio(order: StdioOrder, dir: &ContainerDir) -> Result<Stdio, PrepareError> {
+/// The standard descriptors of a process whose folder this is.
+pub(super) fn open_stdio(order: StdioOrder, dir: &ProcessDir) -> Result<Stdio, Errno> {
     let null = |flags| rustix::fs::open(c"/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
-    let open = || -> Result<Stdio, Errno> {
-        let file = |name: &str| {
-            let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::open(dir.process(INIT).path().join(name), flags, Mode::from_raw_mode(0o600))
-        };
-        match order {
-            StdioOrder::Fds(stdio) => Ok(stdio),
-            StdioOrder::Null => {
-                Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? })
-            }
-            StdioOrder::File => {
-                Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? })
-            }
-        }
+    let file = |name: &str| {
+        let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(dir.path().join(name), flags, Mode::from_raw_mode(0o600))
     };
-    open().map_err(PrepareError::Pipe)
+    match order {
+        StdioOrder::Fds(stdio) => Ok(stdio),
+        StdioOrder::Null => {
+            Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? })
+        }
+        StdioOrder::File => {
+            Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? })
+        }
+    }
+}
+
+pub(super) fn launch_failure(error: &LaunchError) -> Failure {
+    Failure {
+        errno: if let LaunchError::Spawn(error) = error { error.errno.raw_os_error() } else { 0 },
+        ..Failure::new(FailureKind::LaunchFailed, error.to_string())
+    }
 }
 
 fn prepare_failure(error: PrepareError) -> Failure {

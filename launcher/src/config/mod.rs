@@ -94,9 +94,8 @@ fn check(raw: &[u8], options: LoadOptions) -> Result<(Spec, Vec<String>), Config
 /// # Errors
 /// It is not JSON.
 pub fn parse_value(text: &[u8], name: &str) -> Result<Value, ConfigError> {
-    serde_json::from_slice(text).map_err(|error| {
-        ConfigError::syntax(error.line(), error.column(), &error.to_string()).in_file(Path::new(name))
-    })
+    serde_json::from_slice(text)
+        .map_err(|error| ConfigError::syntax(error.line(), error.column(), &error.to_string()).in_file(Path::new(name)))
 }
 
 /// Checks the process of an exec, with the same checks as an init process, by way of a configuration that holds nothing

@@ -57,10 +57,7 @@ impl StartSocket {
         let _ = std::fs::remove_file(self.folder.join(NAME));
     }
 
-    fn with_address(
-        &self,
-        act: impl FnOnce(&OwnedFd, &SocketAddrUnix) -> Result<(), Errno>,
-    ) -> Result<OwnedFd, Errno> {
+    fn with_address(&self, act: impl FnOnce(&OwnedFd, &SocketAddrUnix) -> Result<(), Errno>) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(&self.folder, flags, Mode::empty())?;
         let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))?;

@@ -110,6 +110,11 @@ impl Life {
         matches!(self.phase, Phase::Removing { begun: false, .. })
     }
 
+    /// Whether it is being removed at this moment.
+    pub(super) fn is_going(&self) -> bool {
+        matches!(self.phase, Phase::Removing { begun: true, .. })
+    }
+
     /// Answers that its state does not allow it.
     pub(super) fn refuse(&self, ticket: Ticket, verb: &str, effects: &mut Vec<Effect>) {
         let status = match self.phase {
@@ -331,7 +336,7 @@ impl Life {
         result: Result<(), Failure>,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let Phase::Removing { replies, exit, failure, .. } = &mut self.phase else { return false };
+        let Phase::Removing { replies, exit, failure, begun: true } = &mut self.phase else { return false };
         let mut replies = std::mem::take(replies);
         replies.append(&mut self.deleters);
         if let Some((ticket, failure)) = failure.take() {
@@ -357,6 +362,13 @@ impl Life {
                 effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
                 true
             }
+        }
+    }
+
+    /// An exec whose container was removed, and it with that: whoever wanted it gone has what they wanted.
+    pub(super) fn gone_with_container(self, effects: &mut Vec<Effect>) {
+        if let Phase::Removing { replies, .. } = self.phase {
+            effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
         }
     }
 

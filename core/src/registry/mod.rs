@@ -222,6 +222,9 @@ impl Registry {
                 if life.removed(instance, result, effects) {
                     return self.drop_life(instance, effects);
                 }
+                // Those that were to go with it, if it is a container and stays.
+                let execs: Vec<Instance> = self.execs(instance).map(|(_, exec)| exec).collect();
+                execs.into_iter().for_each(|exec| self.begin_exec_removal(instance, exec, effects));
             }
         }
         self.settle(instance, effects);
@@ -235,10 +238,12 @@ impl Registry {
             Role::Init { .. } => instance,
             Role::Exec { container } => {
                 life.tell_exit(instance, effects);
-                life.begin_removal(instance, effects);
                 container
             }
         };
+        if instance != container {
+            self.begin_exec_removal(container, instance, effects);
+        }
         let waits = self.lives.get(&container).is_some_and(Life::waits_for_execs);
         if waits {
             self.settle_container(container, effects);
@@ -269,6 +274,16 @@ impl Registry {
         }
     }
 
+    /// Begins the removal of an exec if it is to be removed, unless its container is being removed, and it with that.
+    fn begin_exec_removal(&mut self, container: Instance, exec: Instance, effects: &mut Vec<Effect>) {
+        let going = self.lives.get(&container).is_some_and(Life::is_going);
+        if let Some(life) = self.lives.get_mut(&exec)
+            && !going
+        {
+            life.begin_removal(exec, effects);
+        }
+    }
+
     /// It is gone for good, a container with what is kept of its execs.
     fn drop_life(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
         match self.lives.remove(&instance) {
@@ -276,8 +291,10 @@ impl Registry {
                 // The name may belong to a newer container only if this one had lost it, which it cannot.
                 self.by_id.remove(&name);
                 for exec in execs.into_values() {
-                    self.lives.remove(&exec);
                     effects.push(Effect::Forget(exec));
+                    if let Some(life) = self.lives.remove(&exec) {
+                        life.gone_with_container(effects);
+                    }
                 }
             }
             Some(Life { name, role: Role::Exec { container }, .. }) => {

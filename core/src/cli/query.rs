@@ -202,7 +202,7 @@ impl Printer {
             Format::Table => {
                 let status = exit.map_or_else(|| "-".to_owned(), |exit| exit.status.to_string());
                 let time = time.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string();
-                format!("{time:<30}  {kind:<15}  {id:<24}  {process:<8}  {status}\n")
+                format!("{time:<30}  {kind:<15}  {id:<24}  {process:<12}  {status}\n")
             }
         })
     }
@@ -212,7 +212,7 @@ pub(super) fn events(place: &Place, args: &EventsArgs) -> anyhow::Result<ExitCod
     let since = args.since.map(|time| u64::try_from(time.as_nanosecond())).transpose().context("--since")?;
     place.with_client(async |client| {
         if args.format == Format::Table {
-            print(&format!("{:<30}  {:<15}  {:<24}  {:<8}  STATUS\n", "TIME", "TYPE", "ID", "PROCESS"))?;
+            print(&format!("{:<30}  {:<15}  {:<24}  {:<12}  STATUS\n", "TIME", "TYPE", "ID", "PROCESS"))?;
         }
         let printer = Rc::new(Printer { format: args.format, done: tokio::sync::Notify::new() });
         let mut request = client.brood.events_request();

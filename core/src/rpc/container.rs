@@ -79,7 +79,7 @@ impl schema::Server for ContainerServer {
             Err(failure) => (Handle::Failed(failure.clone()), Err(failure)),
         };
         let mut results = results.get();
-        put_outcome(results.reborrow().init_outcome(), outcome.as_ref().map(|()| ()));
+        put_outcome(results.reborrow().init_outcome(), outcome.as_ref().copied());
         results.set_process(capnp_rpc::new_client(ProcessServer::new(handle)));
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use brood_tests::procfs::{descriptors, process, status, status_field};
+use brood_tests::procfs::{self, descriptors, process, status, status_field};
 use brood_tests::{Bundle, Cmd, Daemon, Output, Sandbox, waiting};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ on_both_reactors! {
     exits_of_execs_are_told_before_that_of_the_init_process
     in_a_shared_pid_namespace_an_exec_outlives_the_init_process
     two_hundred_execs_leave_nothing
+    killed_zygotes_leave_no_exec_that_nobody_knows
     a_killed_supervisor_loses_no_status
     an_exit_without_a_supervisor_is_kept
 }
@@ -357,9 +358,41 @@ fn two_hundred_execs_leave_nothing(reactor: &str) {
     }
     waiting::until("processes and descriptors as before", || (held() == before).then_some(()));
     waiting::until("no folder of an exec", || (container.folders() == ["init"]).then_some(()));
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.supervisor().pid)).unwrap();
-    let zombies = children.split_whitespace().filter_map(|pid| process(pid.parse().ok()?));
-    assert_eq!(zombies.filter(|process| process.state == 'Z').count(), 0, "an exec was not reaped");
+    waiting::until("all that has ended to be reaped", || (zombies(&daemon) == 0).then_some(()));
+    container.remove();
+}
+
+/// Children of the supervisor that have ended and are not reaped.
+fn zombies(daemon: &Daemon) -> usize {
+    let supervisor = daemon.supervisor().pid;
+    procfs::processes().iter().filter(|process| process.ppid == supervisor && process.state == 'Z').count()
+}
+
+fn killed_zygotes_leave_no_exec_that_nobody_knows(reactor: &str) {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::with_reactor(&sandbox, reactor);
+    let container = Container::up(&daemon, &sandbox);
+    for round in 0..4 {
+        let names: Vec<String> = (0..6).map(|number| format!("e{round}-{number}")).collect();
+        let exec = |name: &String| container.exec(&["-d", "--name", name], &["sleep", "1000"]).start();
+        let running: Vec<_> = names.iter().map(exec).collect();
+        // Whichever of them a zygote has in its hands.
+        for zygote in daemon.named("zygote") {
+            let _ = kill_process(Pid::from_raw(zygote.pid).unwrap(), Signal::KILL);
+        }
+        for exec in running {
+            let output = exec.finish();
+            assert!([0, 125].contains(&output.code()), "{output}");
+        }
+        let state = container.state();
+        let listed = state["processes"].as_array().unwrap().iter().filter(|process| process["status"] == "running");
+        let supervisor = daemon.supervisor().pid;
+        let children = daemon.family().into_iter().filter(|process| process.ppid == supervisor);
+        let execs = children.filter(|process| process.cmdline == "sleep 1000").count();
+        assert_eq!(execs + 1, listed.count(), "{state:#}");
+        waiting::until("all that has ended to be reaped", || (zombies(&daemon) == 0).then_some(()));
+        waiting::until("new zygotes", || (!daemon.named("zygote").is_empty()).then_some(()));
+    }
     container.remove();
 }
 

@@ -1,10 +1,15 @@
 //! One more process in a running container: one round trip to a zygote, and no process of ours.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use brood_launcher::cgroup;
 use brood_launcher::exec::{self, ExecError, Prepared};
 use brood_launcher::plan::Plan;
+use brood_launcher::state::ProcStat;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::act::internal;
 use super::launch::{launch_failure, open_stdio};
@@ -35,6 +40,7 @@ impl Supervisor {
         let container = self.records.borrow().get(&order.container).and_then(|record| record.files.container.clone());
         let container = container.ok_or_else(|| internal("the container is not written down"))?;
         let (id, name) = (container.state.id.clone(), order.exec.id.clone());
+        let cgroup = container.state.cgroup.clone();
         let prepare = move || {
             exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| open_stdio(order.stdio, dir))
         };
@@ -44,31 +50,52 @@ impl Supervisor {
             tracing::warn!(container = id, process = name, "{note}");
         }
         let (plan, fds) = (launch.plan, launch.fds);
+        let launching = self.launching_execs.read().await;
         let spawned = match self.zygotes.launch(&plan, fds).await {
             Ok(spawned) => spawned,
-            Err(error) => return Err(self.undo_exec(error, reserved).await),
+            Err(error) => {
+                drop(launching);
+                return Err(self.undo_exec(error, reserved, cgroup).await);
+            }
         };
         let dir = reserved.dir().clone();
         self.write_down(instance, spawned, &dir, false, || Files::of_exec(&id, &name, reserved.keep()))?;
         Ok((plan, status))
     }
 
-    /// Removes what is left of a launch that brought no child. A child that a dying zygote may have left ends by itself,
-    /// at its first report: nobody reads the status pipe any more.
-    async fn undo_exec(&self, error: LaunchError, reserved: exec::Reserved) -> Failure {
+    /// Removes what is left of a launch that brought no child.
+    async fn undo_exec(&self, error: LaunchError, reserved: exec::Reserved, cgroup: PathBuf) -> Failure {
         let failure = launch_failure(&error);
+        // With nobody on the way, a child of ours in there that is not written down is one that the dead zygote has left.
+        let all_known = self.launching_execs.write().await;
+        let known: HashSet<i32> = self.records.borrow().values().map(|record| record.pid).collect();
         let undone = self.blocking(move || {
-            if let LaunchError::Spawn(error) = error
-                && let Some(killed) = error.killed
-            {
-                end_child(&killed);
+            match error {
+                LaunchError::Spawn(error) => error.killed.iter().for_each(end_child),
+                LaunchError::ZygoteDied => end_strays(&cgroup, &known),
+                LaunchError::Send(_) => {}
             }
             drop(reserved);
         });
         if let Err(failure) = undone.await {
             tracing::warn!(%failure, "undo an exec");
         }
+        drop(all_known);
         failure
+    }
+}
+
+/// Kills and reaps the children of ours in a container's cgroup that nobody knows. Those that have ended already, at
+/// their report to a status pipe that nobody reads any more, are not in `cgroup.procs`; unreaped they would keep the pid
+/// namespace from ending (pid_namespaces(7)).
+fn end_strays(cgroup: &Path, known: &HashSet<i32>) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let pids = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.filter(|pid| !known.contains(pid)) {
+        let ours = ProcStat::read(pid).is_some_and(|stat| stat.parent == own) && cgroup::is_member(cgroup, pid);
+        let child = Pid::from_raw(pid).filter(|_| ours);
+        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).iter().for_each(end_child);
     }
 }
 

@@ -247,6 +247,8 @@ pub struct Supervisor {
     /// Adopted processes that are gone and whose exit nobody has told yet.
     unaccounted: RefCell<Vec<Instance>>,
     blocking: tokio::sync::Semaphore,
+    /// Shared by the launches of execs from the request to a zygote until the child is written down.
+    launching_execs: tokio::sync::RwLock<()>,
 }
 
 impl Supervisor {
@@ -280,6 +282,7 @@ impl Supervisor {
             keeper,
             unaccounted: RefCell::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
+            launching_execs: tokio::sync::RwLock::new(()),
             settings,
         });
         tokio::task::spawn_local(supervisor.clone().watch_exits());

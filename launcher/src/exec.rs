@@ -11,7 +11,7 @@ use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
 use crate::config::{self, ConfigError, IdError};
-use crate::plan::{ExecOptions, Launch, PlanError, Stdio, build_exec};
+use crate::plan::{ExecOptions, Io, Launch, PlanError, build_exec};
 use crate::report::errno_text;
 use crate::state::{ContainerDir, INIT, PidRecord, ProcessDir, StateError, is_reserved, open_process};
 
@@ -255,7 +255,7 @@ pub fn check_id(id: &str) -> Result<(), ExecError> {
     if is_reserved(id) { Err(ExecError::Reserved(id.to_owned())) } else { Ok(()) }
 }
 
-/// Prepares an exec in a container whose cgroup is `cgroup` (empty for none). `stdio` is asked for once the exec's folder
+/// Prepares an exec in a container whose cgroup is `cgroup` (empty for none). `io` is asked for once the exec's folder
 /// exists, since it may hold the output files.
 ///
 /// # Errors
@@ -264,7 +264,7 @@ pub fn prepare(
     container: &ContainerDir,
     cgroup: &Path,
     order: &Order,
-    stdio: impl FnOnce(&ProcessDir) -> Result<Stdio, Errno>,
+    io: impl FnOnce(&ProcessDir) -> Result<Io, Errno>,
 ) -> Result<Prepared, ExecError> {
     check_id(&order.id)?;
     let (process, notes) = order.program.process(container, order.ignore_unsupported)?;
@@ -273,10 +273,11 @@ pub fn prepare(
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(no_descriptor("status pipe"))?;
     let init_pid = container.process(INIT).read_pid()?;
     let options = ExecOptions {
-        seccomp: container.read_seccomp()?,
+        kept: container.read_kept()?,
+        preserve: Vec::new(),
         init: open_init(init_pid)?,
         init_pid: init_pid.pid,
-        stdio: stdio(&reserved.dir).map_err(no_descriptor("standard descriptors"))?,
+        io: io(&reserved.dir).map_err(no_descriptor("standard descriptors"))?,
         status: status_write,
         cgroup: open_cgroup(cgroup)?,
         park,

@@ -1,18 +1,17 @@
 //! One more process in a running container: one round trip to a zygote, and no process of ours.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use brood_launcher::cgroup;
 use brood_launcher::exec::{self, ExecError, Prepared};
-use brood_launcher::plan::Plan;
+use brood_launcher::plan::Io;
 use brood_launcher::state::ProcStat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::act::internal;
-use super::launch::{launch_failure, open_stdio};
+use super::launch::{Cloned, launch_failure, open_stdio};
 use super::{Files, StdioOrder, Supervisor};
 use crate::registry::{Failure, FailureKind, Instance};
 use crate::zygotes::{LaunchError, end_child};
@@ -32,17 +31,15 @@ pub struct ExecOrder {
 
 impl Supervisor {
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
-    pub(super) async fn clone_exec(
-        self: &Rc<Self>,
-        instance: Instance,
-        order: ExecOrder,
-    ) -> Result<(Plan, OwnedFd), Failure> {
+    pub(super) async fn clone_exec(self: &Rc<Self>, instance: Instance, order: ExecOrder) -> Result<Cloned, Failure> {
         let container = self.records.borrow().get(&order.container).and_then(|record| record.files.container.clone());
         let container = container.ok_or_else(|| internal("the container is not written down"))?;
         let (id, name) = (container.state.id.clone(), order.exec.id.clone());
         let cgroup = container.state.cgroup.clone();
         let prepare = move || {
-            exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| open_stdio(order.stdio, dir))
+            exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| {
+                open_stdio(order.stdio, dir).map(Io::Descriptors)
+            })
         };
         let prepared = self.blocking(prepare).await?.map_err(|error| failure(&error))?;
         let Prepared { launch, status, notes, reserved } = prepared;
@@ -60,7 +57,7 @@ impl Supervisor {
         };
         let dir = reserved.dir().clone();
         self.write_down(instance, spawned, &dir, false, || Files::of_exec(&id, &name, reserved.keep()))?;
-        Ok((plan, status))
+        Ok(Cloned { plan, status, hooked: None })
     }
 
     /// Removes what is left of a launch that brought no child.

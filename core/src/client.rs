@@ -3,7 +3,7 @@
 //! Must be used inside a tokio `LocalSet`: Cap'n Proto's futures stay on their thread.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use brood_launcher::plan::Stdio;
@@ -105,6 +105,8 @@ pub struct Exec {
     pub uid: Option<u32>,
     /// Group; `None` for the container's own.
     pub gid: Option<u32>,
+    /// A terminal of this many rows and columns (zeros leave them to the kernel).
+    pub terminal: Option<(u16, u16)>,
     /// Added capabilities.
     pub capabilities: Vec<String>,
     /// Set no_new_privs.
@@ -170,13 +172,24 @@ impl Client {
     /// # Errors
     /// The daemon or its descriptor socket refuses.
     pub async fn hand_over(&self, stdio: &Stdio) -> Result<Vec<u8>> {
+        self.hand_over_all(&[stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]).await
+    }
+
+    /// Hands a connected unix socket to the daemon, to which a process that asks for a terminal sends its master.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`].
+    pub async fn hand_over_console(&self, socket: BorrowedFd<'_>) -> Result<Vec<u8>> {
+        self.hand_over_all(&[socket]).await
+    }
+
+    async fn hand_over_all(&self, fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>> {
         let response = self.brood.stdio_ticket_request().send().promise.await?;
         let reply = response.get()?.get_reply()?;
         let (ticket, path) =
             (reply.get_ticket()?.to_vec(), PathBuf::from(reply.get_path()?.to_string().map_err(capnp::Error::from)?));
         let socket = socket::connect(&path, SocketType::SEQPACKET).map_err(ClientError::Stdio)?;
-        let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
-        frame::send(socket.as_fd(), &ticket, &fds).map_err(ClientError::Stdio)?;
+        frame::send(socket.as_fd(), &ticket, fds).map_err(ClientError::Stdio)?;
         acknowledged(&socket)?;
         Ok(ticket)
     }
@@ -228,6 +241,11 @@ fn put_exec(mut to: schema::exec_request::Builder<'_>, from: &Exec) {
     }
     if let Some(gid) = from.gid {
         to.reborrow().get_gid().set_value(gid);
+    }
+    if let Some((rows, columns)) = from.terminal {
+        to.set_terminal(true);
+        to.set_rows(rows);
+        to.set_columns(columns);
     }
     put_texts(to.reborrow().init_capabilities(from.capabilities.len() as u32), &from.capabilities);
     to.set_no_new_privileges(from.no_new_privileges);

@@ -85,12 +85,17 @@ pub struct Changes {
     pub selinux_label: Option<String>,
     /// Whether it gets a terminal.
     pub terminal: bool,
+    /// Rows and columns of the terminal; zeros leave them to the kernel.
+    pub size: (u16, u16),
 }
 
 impl Changes {
     fn apply(&self, process: &mut Value) {
         process["args"] = self.args.clone().into();
         process["terminal"] = self.terminal.into();
+        if self.terminal && self.size != (0, 0) {
+            process["consoleSize"] = json!({"height": self.size.0, "width": self.size.1});
+        }
         let fields =
             [("cwd", &self.cwd), ("apparmorProfile", &self.apparmor_profile), ("selinuxLabel", &self.selinux_label)];
         for (field, value) in fields {

@@ -1,11 +1,13 @@
 //! `exec`: one more process in a container of a daemon.
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use brood_launcher::exec::parse_user;
 use clap::Args;
 
 use super::run::{Signals, Wired, environment, random_name, status, stdio};
+use super::terminal::{self, Console};
 use super::{Place, print};
 use crate::client::{Client, Exec, Process};
 
@@ -18,6 +20,9 @@ pub(super) struct ExecArgs {
     /// Give the process our standard input
     #[arg(short, long, conflicts_with = "detach")]
     interactive: bool,
+    /// Give the process a terminal, with our own as the other end
+    #[arg(short, long, conflicts_with = "detach")]
+    tty: bool,
     /// Environment variable, in place of the container's own of that name
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
@@ -58,6 +63,7 @@ pub(super) fn exec(place: &Place, args: ExecArgs) -> anyhow::Result<ExitCode> {
         gid: gid.flatten(),
         capabilities: args.cap,
         no_new_privileges: args.no_new_privs,
+        terminal: args.tty.then(terminal::size),
         stdio: None,
         start: true,
         auto_remove: !args.detach,
@@ -74,14 +80,25 @@ pub(super) fn exec(place: &Place, args: ExecArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn attached(client: Client, id: &str, mut exec: Exec, interactive: bool) -> anyhow::Result<ExitCode> {
-    exec.stdio = Some(client.hand_over(&stdio(interactive)?).await?);
+    let mut console = None;
+    exec.stdio = Some(if exec.terminal.is_some() {
+        let (ours, theirs) = Console::open()?;
+        console = Some(ours);
+        client.hand_over_console(theirs.as_fd()).await?
+    } else {
+        client.hand_over(&stdio(interactive)?).await?
+    });
     let signals = Signals::new()?;
     let (process, created): (Process, _) = client.get(id).exec(&exec);
     // Sent before the creation is answered, so that even the quickest exit is not missed.
     let exit = process.wait();
     created.await?;
+    let relay = console.map(Console::relay).transpose()?;
     let forwarding = tokio::task::spawn_local(Wired::Exec(process).forward(signals));
     let exit = exit.await?;
     forwarding.abort();
+    if let Some(relay) = relay {
+        relay.finish().await;
+    }
     Ok(status(&exit))
 }

@@ -8,6 +8,7 @@ mod exec;
 mod lifecycle;
 mod query;
 mod run;
+mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

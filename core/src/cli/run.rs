@@ -1,7 +1,7 @@
 //! `run` and `create`.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::terminal::{self, Console};
 use super::{Place, absolute, nobody_there, print};
 use crate::client::{Client, Container, Create, CreateSource, Process};
 use crate::limits::RETAIN_COUNT_DEFAULT;
@@ -57,8 +58,8 @@ pub(super) struct RunArgs {
     /// Give the container our standard input
     #[arg(short, long)]
     interactive: bool,
-    /// Give the container a terminal (not supported yet)
-    #[arg(short, long)]
+    /// Give the container a terminal, with our own as the other end
+    #[arg(short, long, conflicts_with = "detach")]
     tty: bool,
     /// Name of the container [default: a random one]
     #[arg(long, value_name = "ID")]
@@ -118,7 +119,6 @@ pub(super) fn create(place: &Place, args: CreateArgs) -> anyhow::Result<ExitCode
 }
 
 pub(super) fn run(place: &Place, args: RunArgs) -> anyhow::Result<ExitCode> {
-    ensure!(!args.tty, "-t: terminals are not supported yet");
     let id = args.name.clone().map_or_else(random_name, Ok)?;
     let create = Create {
         source: source(&args, &id)?,
@@ -146,15 +146,26 @@ async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyho
         client.create(&create).1.await?;
         return print(&format!("{}\n", create.id));
     }
-    create.stdio = Some(client.hand_over(&stdio(args.interactive)?).await?);
+    let mut console = None;
+    create.stdio = Some(if args.tty {
+        let (ours, theirs) = Console::open()?;
+        console = Some(ours);
+        client.hand_over_console(theirs.as_fd()).await?
+    } else {
+        client.hand_over(&stdio(args.interactive)?).await?
+    });
     let signals = Signals::new()?;
     let (container, created) = client.create(&create);
     // Sent before the creation is answered, so that even the quickest exit is not missed.
     let exit = container.wait();
     created.await?;
+    let relay = console.map(Console::relay).transpose()?;
     let forwarding = tokio::task::spawn_local(Wired::Container(container).forward(signals));
     let exit = exit.await?;
     forwarding.abort();
+    if let Some(relay) = relay {
+        relay.finish().await;
+    }
     Ok(status(&exit))
 }
 
@@ -177,7 +188,12 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
     };
     sweep(&settings.root);
     let root = settings.root.clone();
-    let stdio = StdioOrder::Fds(stdio(args.interactive)?);
+    let (console, stdio) = if args.tty {
+        let (ours, theirs) = Console::open()?;
+        (Some(ours), StdioOrder::Terminal(theirs))
+    } else {
+        (None, StdioOrder::Fds(stdio(args.interactive)?))
+    };
     let status = reactor::block_on(kind, async move {
         // Before there is anything that a signal could leave behind.
         let signals = Signals::new()?;
@@ -195,7 +211,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
             auto_remove: false,
             ignore_unsupported: create.ignore_unsupported,
         };
-        let result = run_locally(&supervisor, order, signals).await;
+        let result = run_locally(&supervisor, order, signals, console).await;
         supervisor.stop();
         result
     });
@@ -206,14 +222,23 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
     status?
 }
 
-async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order, signals: Signals) -> anyhow::Result<ExitCode> {
+async fn run_locally(
+    supervisor: &std::rc::Rc<Supervisor>,
+    order: Order,
+    signals: Signals,
+    console: Option<Console>,
+) -> anyhow::Result<ExitCode> {
     let (instance, exit) = match supervisor.begin(order).complete().await {
         Ok(created) => created,
         Err(failure) => return Err(crate::client::ClientError::from(failure).into()),
     };
+    let relay = console.map(Console::relay).transpose();
     let forwarding = tokio::task::spawn_local(Wired::Local(supervisor.clone(), instance).forward(signals));
     let exit = exit.await;
     forwarding.abort();
+    if let Ok(Some(relay)) = relay {
+        relay.finish().await;
+    }
     let deleted = supervisor.ask(instance, ProcessCommand::Delete { force: true }).await;
     match (exit, deleted) {
         (Reply::Refused(failure), _) | (_, Reply::Refused(failure)) => {
@@ -312,6 +337,13 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
     for volume in &args.volumes {
         let mount = parse_volume(volume)?;
         spec["mounts"].as_array_mut().context("default bundle")?.push(mount);
+    }
+    if args.tty {
+        let (rows, columns) = terminal::size();
+        spec["process"]["terminal"] = true.into();
+        if (rows, columns) != (0, 0) {
+            spec["process"]["consoleSize"] = serde_json::json!({"height": rows, "width": columns});
+        }
     }
     spec["root"]["readonly"] = args.read_only.into();
     if let Some(rootfs) = &args.rootfs {

@@ -65,6 +65,7 @@ fn changes(request: schema::exec_request::Reader<'_>) -> Result<Changes, Error> 
         apparmor_profile: own_if_empty(request.get_apparmor_profile()?.to_string()?),
         selinux_label: own_if_empty(request.get_selinux_label()?.to_string()?),
         terminal: request.get_terminal(),
+        size: (request.get_rows(), request.get_columns()),
     })
 }
 

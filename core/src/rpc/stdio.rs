@@ -36,7 +36,7 @@ pub(super) struct Tickets {
 
 struct Issued {
     at: Instant,
-    stdio: Option<Stdio>,
+    stdio: Option<StdioOrder>,
 }
 
 impl Tickets {
@@ -70,7 +70,7 @@ impl Tickets {
     }
 
     /// The descriptors that came under this ticket; it is void from now on.
-    fn redeem(&self, ticket: &[u8]) -> Result<Stdio, String> {
+    fn redeem(&self, ticket: &[u8]) -> Result<StdioOrder, String> {
         let ticket: &Ticket = ticket.try_into().map_err(|_| format!("stdio: a ticket has {TICKET_LEN} bytes"))?;
         let issued = self.issued.borrow_mut().remove(ticket).filter(|issued| issued.at.elapsed() < LIFETIME);
         let issued = issued.ok_or("stdio: unknown ticket, or it was used or is too old")?;
@@ -82,7 +82,7 @@ impl Tickets {
         Ok(match request.which()? {
             schema::stdio::File(()) => Ok(StdioOrder::File),
             schema::stdio::Null(()) => Ok(StdioOrder::Null),
-            schema::stdio::Passed(ticket) => self.redeem(ticket?).map(StdioOrder::Fds).map_err(invalid),
+            schema::stdio::Passed(ticket) => self.redeem(ticket?).map_err(invalid),
         })
     }
 
@@ -120,10 +120,16 @@ impl Tickets {
                 result => break result.ok()?,
             }
         };
-        let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
+        let stdio = match fds.len() {
+            1 => StdioOrder::Terminal(fds.pop()?),
+            _ => {
+                let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
+                StdioOrder::Fds(Stdio { stdin, stdout, stderr })
+            }
+        };
         let mut issued = self.issued.borrow_mut();
         let ticket = issued.get_mut(&buffer).filter(|_| length == TICKET_LEN)?;
-        ticket.stdio = Some(Stdio { stdin, stdout, stderr });
+        ticket.stdio = Some(stdio);
         Some(())
     }
 }

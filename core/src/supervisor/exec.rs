@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use brood_launcher::cgroup;
 use brood_launcher::exec::{self, ExecError, Prepared};
-use brood_launcher::plan::Io;
 use brood_launcher::state::ProcStat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -37,9 +36,7 @@ impl Supervisor {
         let (id, name) = (container.state.id.clone(), order.exec.id.clone());
         let cgroup = container.state.cgroup.clone();
         let prepare = move || {
-            exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| {
-                open_stdio(order.stdio, dir).map(Io::Descriptors)
-            })
+            exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| open_stdio(order.stdio, dir))
         };
         let prepared = self.blocking(prepare).await?.map_err(|error| failure(&error))?;
         let Prepared { launch, status, notes, reserved } = prepared;

@@ -123,9 +123,7 @@ impl Supervisor {
                 preserve: Vec::new(),
                 env: Vec::new(),
             };
-            prepare::prepare(&root, order, |dir, _| {
-                open_stdio(stdio, &dir.process(INIT)).map(Io::Descriptors).map_err(PrepareError::Pipe)
-            })
+            prepare::prepare(&root, order, |dir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
         let Prepared { launch, status, kept, state, notes, reserved } = prepared;
@@ -226,21 +224,20 @@ pub(super) async fn read_reports(from: &AsyncFd<OwnedFd>) -> std::io::Result<Rep
 }
 
 /// The standard descriptors of a process whose folder this is.
-pub(super) fn open_stdio(order: StdioOrder, dir: &ProcessDir) -> Result<Stdio, Errno> {
+pub(super) fn open_stdio(order: StdioOrder, dir: &ProcessDir) -> Result<Io, Errno> {
     let null = |flags| rustix::fs::open(c"/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
     let file = |name: &str| {
         let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::open(dir.path().join(name), flags, Mode::from_raw_mode(0o600))
     };
-    match order {
-        StdioOrder::Fds(stdio) => Ok(stdio),
+    Ok(Io::Descriptors(match order {
+        StdioOrder::Terminal(socket) => return Ok(Io::Terminal(socket)),
+        StdioOrder::Fds(stdio) => stdio,
         StdioOrder::Null => {
-            Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? })
+            Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? }
         }
-        StdioOrder::File => {
-            Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? })
-        }
-    }
+        StdioOrder::File => Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? },
+    }))
 }
 
 pub(super) fn launch_failure(error: &LaunchError) -> Failure {

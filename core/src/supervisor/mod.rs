@@ -92,6 +92,8 @@ pub enum StdioOrder {
     Null,
     /// These.
     Fds(Stdio),
+    /// A terminal, whose master the process sends to this socket.
+    Terminal(OwnedFd),
 }
 
 /// What was ordered, until it is launched.

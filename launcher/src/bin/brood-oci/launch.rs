@@ -257,17 +257,6 @@ pub fn wait(forwarder: &Forwarder, spawned: &Spawned, console: Console) -> anyho
     reap(spawned.pidfd.as_fd())
 }
 
-/// Opens a container's cgroup for an exec to be born in.
-pub fn open_cgroup(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
-    use rustix::fs::{Mode, OFlags};
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let cgroup = rustix::fs::open(path, flags, Mode::empty());
-    cgroup.map(Some).with_context(|| format!("cgroup {}", path.display()))
-}
-
 /// Copies of our own standard descriptors, out of the way of the numbers 0 to 2.
 pub fn inherit() -> Result<Stdio, rustix::io::Errno> {
     let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);

@@ -60,7 +60,7 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
         Status::Stopped => bail!("cannot start a container that has stopped"),
         status => bail!("cannot start a container in the {status} state"),
     }
-    let connection = match dir.connect_for_start() {
+    let connection = match dir.start_socket().connect() {
         Ok(connection) => connection,
         Err(Errno::NOENT) => bail!("cannot start an already running container"),
         Err(Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
@@ -68,7 +68,7 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
     };
     let mut reader = ReportReader::default();
     reader.read_to_end(&connection).context("read from start.sock")?;
-    dir.forget_start();
+    dir.start_socket().remove();
     match reader.finish_start() {
         Outcome::Running => poststart(&dir).map(|()| ExitCode::SUCCESS),
         Outcome::Failed(error) => Err(NotStarted::from(error).into()),

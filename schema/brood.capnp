@@ -2,7 +2,7 @@
 # Brood's RPC surface: what clients in any language speak to `brood daemon` over its unix socket.
 #
 # Object capabilities: the bootstrap is a `Brood`; from it come `Container` and `Subscription` handles. A handle is
-# valid as long as the connection; dropping a `Subscription` ends it, dropping a `Container` changes nothing.
+# valid as long as the connection; dropping a `Subscription` ends it, dropping a `Container` or `Process` changes nothing.
 #
 # Promise pipelining is the point: create -> start -> wait is ONE round trip, since `create` answers with a handle on
 # which the next calls may be made before the answer has come.
@@ -91,7 +91,7 @@ struct CreateRequest {
 }
 
 struct Stdio {
-  # Where the init process's standard descriptors come from.
+  # Where a process's standard descriptors come from.
   union {
     file @0 :Void;
     # Input is empty; output and error are appended to `stdout` and `stderr` in the process's state folder. The default.
@@ -136,6 +136,7 @@ struct RunOutcome {
 
 struct RunResult {
   id @0 :Text;
+  # Of the container, or of the exec.
   exit @1 :Exit;
   stdout @2 :Data;
   stderr @3 :Data;
@@ -162,6 +163,136 @@ interface Container {
 
   state @4 (request :StateRequest) -> (outcome :StateOutcome);
   # How it is now.
+
+  exec @5 (request :ExecRequest) -> (process :Process, outcome :Outcome);
+  # One more process in the container: everything is set up, and its program waits for `Process.start`; with
+  # `request.start` it runs at once and never waits. As with `Brood.create`, the handle is there at once, so that exec,
+  # start and wait are one round trip, and that of a failed exec answers with the failure. Refused once the init process
+  # has ended.
+
+  process @6 (request :ProcessRequest) -> (process :Process, outcome :Outcome);
+  # A handle on an exec that exists already.
+
+  execSync @7 (request :ExecSyncRequest) -> (outcome :RunOutcome);
+  # One shot: run, capture the output, wait; nothing of the exec is left when the answer comes. It is killed when the
+  # caller goes away before the answer.
+}
+
+interface Process {
+  # A handle on one exec. It means that exec for ever: one that later takes the same name is another.
+
+  start @0 (request :StartRequest) -> (outcome :Outcome);
+  # Lets the program run; answers when execve has succeeded or failed.
+
+  wait @1 (request :WaitRequest) -> (outcome :WaitOutcome);
+  # Answers when the process has ended. The exit was recorded on disk before, and it is told before that of the
+  # container's init process.
+
+  kill @2 (request :KillRequest) -> (outcome :Outcome);
+  # Sends a signal to this one process; `all` is refused.
+
+  delete @3 (request :DeleteRequest) -> (outcome :Outcome);
+  # Removes what is kept of an exec that has ended: its folder, its name.
+
+  state @4 (request :StateRequest) -> (outcome :ProcessOutcome);
+  # How it is now.
+
+  resize @5 (request :ResizeRequest) -> (outcome :Outcome);
+  # Sets the size of a terminal that the daemon holds; `wrongState` if it holds none. The master of a terminal made for
+  # `Stdio.passed` is the client's own: there it is the client who sets the size (TIOCSWINSZ).
+
+  closeStdin @6 (request :CloseStdinRequest) -> (outcome :Outcome);
+  # Ends an input that the daemon holds; `wrongState` if it holds none. Of `Stdio.passed` it holds nothing.
+}
+
+struct ExecRequest {
+  id @0 :Text;
+  # Name of the exec: unique in the container, the same characters as a container's ID; "init" and names that end in
+  # ".json" or ".sock" are reserved. Empty: it gets one (`Process.state` tells).
+  args @1 :List(Text);
+  # Program and arguments. This and the fields down to `terminal` change a copy of the container's own process.
+  env @2 :List(Text);
+  # "KEY=VALUE"; takes the place of entries with the same key.
+  cwd @3 :Text;
+  # Empty: the container's own.
+  uid :union {
+    own @4 :Void;
+    value @5 :UInt32;
+  }
+  gid :union {
+    own @6 :Void;
+    value @7 :UInt32;
+  }
+  additionalGids @8 :List(UInt32);
+  # Empty: the container's own.
+  umask :union {
+    own @9 :Void;
+    value @10 :UInt32;
+  }
+  capabilities @11 :List(Text);
+  # Added to the bounding, effective and permitted sets, e.g. "CAP_NET_RAW".
+  noNewPrivileges @12 :Bool;
+  # Set; otherwise as the container's own.
+  rlimits @13 :List(Rlimit);
+  # Each takes the place of the container's own of that type.
+  apparmorProfile @14 :Text;
+  selinuxLabel @15 :Text;
+  # Empty: the container's own.
+  terminal @16 :Bool;
+  rows @17 :UInt16;
+  columns @18 :UInt16;
+  # Its first size; 0 leaves it to the kernel.
+  processJson @19 :Data;
+  # An OCI process object; if it is there, it is the whole process, and the fields from `args` to `columns` are not
+  # looked at.
+  stdio @20 :Stdio;
+  start @21 :Bool;
+  # Run at once instead of waiting for `Process.start`.
+  autoRemove @22 :Bool;
+  # Delete it when it ends. Handles made by `exec` still learn the exit.
+  ignoreUnsupported @23 :Bool;
+  # Go on without what this version does not support, instead of refusing the process.
+  metadata @24 :List(KeyValue);
+}
+
+struct Rlimit {
+  type @0 :Text;
+  # "RLIMIT_NOFILE" and so on.
+  soft @1 :UInt64;
+  hard @2 :UInt64;
+}
+
+struct ProcessRequest {
+  name @0 :Text;
+  # The exec's ID.
+  metadata @1 :List(KeyValue);
+}
+
+struct ExecSyncRequest {
+  exec @0 :ExecRequest;
+  # `start` and `autoRemove` are implied and `stdio` is not looked at: input is empty, output is captured.
+  outputLimit @1 :UInt32;
+  # Bytes kept of each stream; what comes after is read and thrown away. 0 stands for 1 MiB; at most 8 MiB.
+  timeoutMs @2 :UInt64;
+  # Kill the process after this time; 0 for never.
+  metadata @3 :List(KeyValue);
+}
+
+struct ResizeRequest {
+  rows @0 :UInt16;
+  columns @1 :UInt16;
+  metadata @2 :List(KeyValue);
+}
+
+struct CloseStdinRequest {
+  metadata @0 :List(KeyValue);
+}
+
+struct ProcessOutcome {
+  union {
+    state @0 :ProcessState;
+    failure @1 :Failure;
+  }
 }
 
 struct StartRequest {
@@ -183,7 +314,7 @@ struct KillRequest {
   signal @0 :UInt8;
   # Number; 0 stands for SIGTERM (15).
   all @1 :Bool;
-  # To every process of the container instead of its init process.
+  # To every process of the container instead of its init process; for containers only.
   metadata @2 :List(KeyValue);
 }
 
@@ -210,7 +341,8 @@ struct ContainerState {
   bundle @2 :Text;
   # Absolute path; empty for a container over the host's root.
   processes @3 :List(ProcessState);
-  # The init process, under the name "init", while it lives.
+  # The init process, under the name "init", while it lives; then the execs, those that have ended too until they are
+  # deleted, sorted by name.
   labels @4 :List(KeyValue);
   annotations @5 :List(KeyValue);
   # Of config.json.
@@ -235,7 +367,10 @@ struct ProcessState {
   name @0 :Text;
   # "init", or an exec's name.
   pid @1 :UInt32;
-  # In the daemon's pid namespace.
+  # In the daemon's pid namespace; 0 when there is no process.
+  status @2 :Status;
+  exit @3 :Exit;
+  # Absent until it has ended.
 }
 
 struct Exit {
@@ -271,7 +406,7 @@ struct Failure {
 
 enum FailureKind {
   notFound @0;
-  # No such container (any more).
+  # No such container or exec (any more).
   alreadyExists @1;
   # The name is taken.
   invalidRequest @2;
@@ -281,7 +416,7 @@ enum FailureKind {
   setupFailed @4;
   # A step between clone and execve failed; nothing is left.
   wrongState @5;
-  # The container's state does not allow it.
+  # The state of the container or process does not allow it.
   launchFailed @6;
   # The container could not be cloned: resources, a dead zygote.
   overloaded @7;
@@ -324,7 +459,8 @@ struct Event {
   # Counts from 1, without gaps, across restarts of the supervisor.
   time @1 :UInt64;
   type @2 :Text;
-  # "create", "start-container", "exit", "delete".
+  # "create", "start-container", "exec-added", "start-process", "exit", "delete". Of one exec, "exec-added" comes before
+  # "start-process", that before its "exit", and that before the "exit" of the container's init process.
   id @3 :Text;
   # The container.
   process @4 :Text;

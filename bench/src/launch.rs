@@ -1,7 +1,7 @@
 //! `brood-bench launch`: everybody launches the same bundle, one after the other, in a new order each round, so that
 //! whatever else the machine does hits all of them alike.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -58,15 +58,39 @@ struct Lane {
 /// The whole run. Fails when nothing could be measured; the status tells whether somebody had to be dropped.
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(rustix::process::geteuid().is_root(), "must be run as root: the floor makes namespaces and mounts");
+    let bundle = Rc::new(Bundle::create(options.netns)?);
+    let (present, absent) = line_up(&bundle, options)?;
+    let Options { n, warmup, seed, netns, .. } = *options;
+    let rounds = Rounds { what: "launches", count: n, warmup, seed, netns };
+    contest(present, absent, &rounds, &options.out, if netns { "launch-netns" } else { "launch" })
+}
+
+/// Those that take part.
+pub type Contenders = Vec<Box<dyn Contender>>;
+
+/// How often, and in which order.
+pub struct Rounds {
+    /// What is measured, in the plural.
+    pub what: &'static str,
+    /// Measured ones of each contender.
+    pub count: u32,
+    /// Those before, not recorded.
+    pub warmup: u32,
+    /// Of the order within the rounds.
+    pub seed: u64,
+    /// Whether each container has a network namespace of its own.
+    pub netns: bool,
+}
+
+/// Measures and reports: the table on stdout, the samples and the picture in files of this name.
+pub fn contest(present: Contenders, absent: Vec<Absence>, rounds: &Rounds, out: &Path, stem: &str) -> Result<ExitCode> {
     interrupt::install()?;
     let machine = Machine::survey();
-    let bundle = Rc::new(Bundle::create(options.netns)?);
-    let (mut lanes, absent) = line_up(&bundle, options)?;
-
+    let mut lanes: Vec<Lane> = present.into_iter().map(Lane::new).collect();
     for lane in &mut lanes {
         lane.prepare();
     }
-    race(&mut lanes, options);
+    race(&mut lanes, rounds);
     // Before the figures, because a contender that leaves something behind is dropped for it.
     for lane in &mut lanes {
         lane.finish();
@@ -77,12 +101,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
 
     let failed = lanes.iter().any(|lane| lane.failure.is_some());
-    let contest = tally(lanes, absent, machine, options);
+    let contest = tally(lanes, absent, machine, rounds);
     ensure!(!contest.entries.is_empty(), "no contender could be measured");
     report::print_table(&contest)?;
-    let stem = if options.netns { "launch-netns" } else { "launch" };
-    std::fs::create_dir_all(&options.out).with_context(|| format!("cannot make {}", options.out.display()))?;
-    let (json, svg) = (options.out.join(format!("{stem}.json")), options.out.join(format!("{stem}.svg")));
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let (json, svg) = (out.join(format!("{stem}.json")), out.join(format!("{stem}.svg")));
     report::write_json(&contest, &json)?;
     chart::draw(&contest, &svg)?;
     eprintln!("wrote {} and {}", json.display(), svg.display());
@@ -90,7 +113,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Who takes part, according to `--only` and to what is installed.
-fn line_up(bundle: &Rc<Bundle>, options: &Options) -> Result<(Vec<Lane>, Vec<Absence>)> {
+fn line_up(bundle: &Rc<Bundle>, options: &Options) -> Result<(Contenders, Vec<Absence>)> {
     let mut field = contenders::find(bundle, options.brood.as_deref(), options.brood_oci.as_deref())?;
     for name in &options.only {
         let absent = field.absent.iter().find(|(absent, _)| contenders::key(absent) == *name);
@@ -104,14 +127,14 @@ fn line_up(bundle: &Rc<Bundle>, options: &Options) -> Result<(Vec<Lane>, Vec<Abs
     field.present.retain(|contender| wanted(contender.name()));
     field.absent.retain(|(name, _)| wanted(name));
     let absent = field.absent.into_iter().map(|(name, reason)| Absence { name: name.to_owned(), reason }).collect();
-    Ok((field.present.into_iter().map(Lane::new).collect(), absent))
+    Ok((field.present, absent))
 }
 
 /// The rounds. A contender that fails stops taking part; ctrl-C ends all.
-fn race(lanes: &mut [Lane], options: &Options) {
-    let mut random = Random::new(options.seed);
+fn race(lanes: &mut [Lane], rounds: &Rounds) {
+    let mut random = Random::new(rounds.seed);
     let mut order: Vec<usize> = (0..lanes.len()).collect();
-    for round in 0..options.warmup.saturating_add(options.n) {
+    for round in 0..rounds.warmup.saturating_add(rounds.count) {
         random.shuffle(&mut order);
         for &index in &order {
             if interrupt::requested() {
@@ -119,7 +142,7 @@ fn race(lanes: &mut [Lane], options: &Options) {
             }
             let lane = &mut lanes[index];
             let time = lane.launch();
-            if round >= options.warmup {
+            if round >= rounds.warmup {
                 lane.samples_us.extend(time.map(micros));
             }
         }
@@ -172,7 +195,7 @@ impl Lane {
 }
 
 /// Figures for those that made it, reasons for the others.
-fn tally(lanes: Vec<Lane>, mut absent: Vec<Absence>, machine: Machine, options: &Options) -> Contest {
+fn tally(lanes: Vec<Lane>, mut absent: Vec<Absence>, machine: Machine, rounds: &Rounds) -> Contest {
     let mut notes = Vec::new();
     let mut entries = Vec::new();
     for lane in lanes {
@@ -186,10 +209,11 @@ fn tally(lanes: Vec<Lane>, mut absent: Vec<Absence>, machine: Machine, options: 
     }
     Contest {
         machine,
-        netns: options.netns,
-        launches: options.n,
-        warmup: options.warmup,
-        seed: options.seed,
+        what: rounds.what,
+        netns: rounds.netns,
+        launches: rounds.count,
+        warmup: rounds.warmup,
+        seed: rounds.seed,
         entries,
         absent,
         notes,

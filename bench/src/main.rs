@@ -8,6 +8,7 @@ mod bundle;
 mod chart;
 mod contenders;
 mod daemon;
+mod exec;
 mod floor;
 mod idle;
 mod interrupt;
@@ -39,6 +40,8 @@ enum Command {
     Launch(launch::Options),
     /// Launches per second when several are in flight on one RPC connection
     Throughput(throughput::Options),
+    /// Time of one more process in a container that runs
+    Exec(exec::Options),
     /// What idle containers cost: memory and descriptors of Brood's own processes
     Idle(idle::Options),
     /// Time to compile and to install docker's default seccomp profile
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Launch(options) => launch::run(&options),
         Command::Throughput(options) => throughput::run(&options),
+        Command::Exec(options) => exec::run(&options),
         Command::Idle(options) => idle::run(&options),
         Command::Seccomp(options) => seccomp::run(&options),
     };

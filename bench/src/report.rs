@@ -15,6 +15,8 @@ use crate::stats::Summary;
 pub struct Contest {
     /// Where.
     pub machine: Machine,
+    /// What was measured, in the plural.
+    pub what: &'static str,
     /// Whether each container had a network namespace of its own.
     pub netns: bool,
     /// Measured launches of each contender.
@@ -87,11 +89,12 @@ pub fn print_table(contest: &Contest) -> Result<()> {
     writeln!(out, "{}", contest.machine.line())?;
     writeln!(
         out,
-        "{} launches each after {} to warm up, interleaved, seed {}, {netns} network namespace; milliseconds\n",
-        contest.launches, contest.warmup, contest.seed
+        "{} {} each after {} to warm up, interleaved, seed {}, {netns} network namespace; milliseconds\n",
+        contest.launches, contest.what, contest.warmup, contest.seed
     )?;
     let width = contest.entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0).max(9);
-    let header = ["median", "p90", "p99", "min", "launches/s", "x floor"];
+    let rate = format!("{}/s", contest.what);
+    let header = ["median", "p90", "p99", "min", &rate, "x floor"];
     write!(out, "{:width$}", "contender")?;
     for title in header {
         write!(out, " {title:>10}")?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use brood::client::{Client, ClientError, Container, Create, CreateSource};
 use brood_launcher::plan::Stdio;
+use brood_schema::brood_capnp::run_outcome;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
@@ -99,6 +100,21 @@ pub async fn launch(client: &Client, create: &Create) -> Result<Duration> {
     }
     container.delete(false).await?;
     Ok(started.elapsed())
+}
+
+/// Runs one more process in a container, its output captured: the time from sending the request to the answer.
+pub async fn exec(client: &Client, id: &str, program: &str) -> Result<Duration> {
+    let started = Instant::now();
+    let mut request = client.get(id).0.exec_sync_request();
+    request.get().init_request().init_exec().init_args(1).set(0, program);
+    let response = request.send().promise.await?;
+    match response.get()?.get_outcome()?.which()? {
+        run_outcome::Done(done) => match done?.get_exit()?.get_status() {
+            0 => Ok(started.elapsed()),
+            status => bail!("exit status {status}"),
+        },
+        run_outcome::Failure(failure) => bail!("{}", failure?.get_message()?.to_str()?),
+    }
 }
 
 /// Brings a container up that stays: the time until the daemon says that its program runs.

@@ -3,7 +3,7 @@
 //! Must be used inside a tokio `LocalSet`: Cap'n Proto's futures stay on their thread.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use brood_launcher::plan::Stdio;
@@ -90,9 +90,44 @@ impl Default for CreateSource {
     }
 }
 
+/// What to run in a container; the fields are those of `ExecRequest`.
+#[derive(Clone, Debug, Default)]
+pub struct Exec {
+    /// Name; empty for one that the daemon makes up.
+    pub id: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment beside the container's own.
+    pub env: Vec<String>,
+    /// Working directory; empty for the container's own.
+    pub cwd: String,
+    /// User; `None` for the container's own.
+    pub uid: Option<u32>,
+    /// Group; `None` for the container's own.
+    pub gid: Option<u32>,
+    /// A terminal of this many rows and columns (zeros leave them to the kernel).
+    pub terminal: Option<(u16, u16)>,
+    /// Added capabilities.
+    pub capabilities: Vec<String>,
+    /// Set no_new_privs.
+    pub no_new_privileges: bool,
+    /// A ticket from [`Client::hand_over`]; without one the output goes to files.
+    pub stdio: Option<Vec<u8>>,
+    /// Run at once.
+    pub start: bool,
+    /// Delete at the end.
+    pub auto_remove: bool,
+    /// Go on without what is not supported.
+    pub ignore_unsupported: bool,
+}
+
 /// A handle on a container.
 #[derive(Clone)]
 pub struct Container(pub schema::container::Client);
+
+/// A handle on an exec.
+#[derive(Clone)]
+pub struct Process(pub schema::process::Client);
 
 impl Client {
     /// Connects to the socket of a daemon.
@@ -137,13 +172,24 @@ impl Client {
     /// # Errors
     /// The daemon or its descriptor socket refuses.
     pub async fn hand_over(&self, stdio: &Stdio) -> Result<Vec<u8>> {
+        self.hand_over_all(&[stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]).await
+    }
+
+    /// Hands a connected unix socket to the daemon, to which a process that asks for a terminal sends its master.
+    ///
+    /// # Errors
+    /// As [`Client::hand_over`].
+    pub async fn hand_over_console(&self, socket: BorrowedFd<'_>) -> Result<Vec<u8>> {
+        self.hand_over_all(&[socket]).await
+    }
+
+    async fn hand_over_all(&self, fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>> {
         let response = self.brood.stdio_ticket_request().send().promise.await?;
         let reply = response.get()?.get_reply()?;
         let (ticket, path) =
             (reply.get_ticket()?.to_vec(), PathBuf::from(reply.get_path()?.to_string().map_err(capnp::Error::from)?));
         let socket = socket::connect(&path, SocketType::SEQPACKET).map_err(ClientError::Stdio)?;
-        let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
-        frame::send(socket.as_fd(), &ticket, &fds).map_err(ClientError::Stdio)?;
+        frame::send(socket.as_fd(), &ticket, fds).map_err(ClientError::Stdio)?;
         acknowledged(&socket)?;
         Ok(ticket)
     }
@@ -166,10 +212,7 @@ fn put_create(mut to: schema::create_request::Builder<'_>, from: &Create) {
             to.set_host_overlay(*host_overlay);
         }
     }
-    match &from.stdio {
-        Some(ticket) => to.reborrow().init_stdio().set_passed(ticket),
-        None => to.reborrow().init_stdio().set_file(()),
-    }
+    put_stdio(to.reborrow().init_stdio(), from.stdio.as_deref());
     let mut labels = to.reborrow().init_labels(from.labels.len() as u32);
     for (index, (key, value)) in (0..).zip(&from.labels) {
         let mut entry = labels.reborrow().get(index);
@@ -181,6 +224,43 @@ fn put_create(mut to: schema::create_request::Builder<'_>, from: &Create) {
     to.set_ignore_unsupported(from.ignore_unsupported);
 }
 
+fn put_stdio(mut to: schema::stdio::Builder<'_>, ticket: Option<&[u8]>) {
+    match ticket {
+        Some(ticket) => to.set_passed(ticket),
+        None => to.set_file(()),
+    }
+}
+
+fn put_exec(mut to: schema::exec_request::Builder<'_>, from: &Exec) {
+    to.set_id(&from.id);
+    put_texts(to.reborrow().init_args(from.args.len() as u32), &from.args);
+    put_texts(to.reborrow().init_env(from.env.len() as u32), &from.env);
+    to.set_cwd(&from.cwd);
+    if let Some(uid) = from.uid {
+        to.reborrow().get_uid().set_value(uid);
+    }
+    if let Some(gid) = from.gid {
+        to.reborrow().get_gid().set_value(gid);
+    }
+    if let Some((rows, columns)) = from.terminal {
+        to.set_terminal(true);
+        to.set_rows(rows);
+        to.set_columns(columns);
+    }
+    put_texts(to.reborrow().init_capabilities(from.capabilities.len() as u32), &from.capabilities);
+    to.set_no_new_privileges(from.no_new_privileges);
+    put_stdio(to.reborrow().init_stdio(), from.stdio.as_deref());
+    to.set_start(from.start);
+    to.set_auto_remove(from.auto_remove);
+    to.set_ignore_unsupported(from.ignore_unsupported);
+}
+
+fn put_texts(mut to: capnp::text_list::Builder<'_>, from: &[String]) {
+    for (index, text) in (0..).zip(from) {
+        to.set(index, text);
+    }
+}
+
 fn outcome(from: schema::outcome::Reader<'_>) -> Result<()> {
     match from.which().map_err(capnp::Error::from)? {
         schema::outcome::Ok(()) => Ok(()),
@@ -188,7 +268,31 @@ fn outcome(from: schema::outcome::Reader<'_>) -> Result<()> {
     }
 }
 
+fn exit(from: schema::wait_outcome::Reader<'_>) -> Result<ExitRecord> {
+    match from.which().map_err(capnp::Error::from)? {
+        schema::wait_outcome::Exit(exit) => Ok(rpc::exit_from(exit?)?),
+        schema::wait_outcome::Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
+    }
+}
+
 impl Container {
+    /// Makes an exec. The handle may be used before it is complete; the future says how it went.
+    pub fn exec(&self, exec: &Exec) -> (Process, impl Future<Output = Result<()>> + use<>) {
+        let mut request = self.0.exec_request();
+        put_exec(request.get().init_request(), exec);
+        let sent = request.send();
+        let process = Process(sent.pipeline.get_process());
+        (process, async move { outcome(sent.promise.await?.get()?.get_outcome()?) })
+    }
+
+    /// A handle on the exec of this name; calls on it fail if there is none.
+    #[must_use]
+    pub fn process(&self, name: &str) -> Process {
+        let mut request = self.0.process_request();
+        request.get().init_request().set_name(name);
+        Process(request.send().pipeline.get_process())
+    }
+
     /// Starts the program of a created container.
     pub fn start(&self) -> impl Future<Output = Result<()>> + use<> {
         let sent = self.0.start_request().send();
@@ -198,13 +302,7 @@ impl Container {
     /// Waits for the exit of the init process.
     pub fn wait(&self) -> impl Future<Output = Result<ExitRecord>> + use<> {
         let sent = self.0.wait_request().send();
-        async move {
-            let response = sent.promise.await?;
-            match response.get()?.get_outcome()?.which().map_err(capnp::Error::from)? {
-                schema::wait_outcome::Exit(exit) => Ok(rpc::exit_from(exit?)?),
-                schema::wait_outcome::Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
-            }
-        }
+        async move { exit(sent.promise.await?.get()?.get_outcome()?) }
     }
 
     /// Sends a signal to the init process, or to all.
@@ -218,6 +316,36 @@ impl Container {
     }
 
     /// Deletes the container.
+    pub fn delete(&self, force: bool) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.delete_request();
+        request.get().init_request().set_force(force);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+}
+
+impl Process {
+    /// Starts the program of a parked exec.
+    pub fn start(&self) -> impl Future<Output = Result<()>> + use<> {
+        let sent = self.0.start_request().send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Waits for the exit.
+    pub fn wait(&self) -> impl Future<Output = Result<ExitRecord>> + use<> {
+        let sent = self.0.wait_request().send();
+        async move { exit(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Sends a signal.
+    pub fn kill(&self, signal: u8) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.kill_request();
+        request.get().init_request().set_signal(signal);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Deletes what is kept of the exec.
     pub fn delete(&self, force: bool) -> impl Future<Output = Result<()>> + use<> {
         let mut request = self.0.delete_request();
         request.get().init_request().set_force(force);

@@ -1,7 +1,14 @@
 //! Every bound in one place. What happens at each is said beside it and tested.
 
-/// Waits on one container; one more is refused as overloaded.
+/// Waits on one container or exec; one more is refused as overloaded.
 pub const WAITERS_PER_CONTAINER_MAX: usize = 4096;
+
+/// Execs of one container that are registered, whether they live or have ended and not been deleted; one more is refused
+/// as overloaded.
+pub const EXECS_PER_CONTAINER_MAX: usize = 1024;
+
+/// Execs of all containers; one more is refused as overloaded. A living one costs one descriptor.
+pub const EXECS_MAX: usize = 8192;
 
 /// Client connections; one more is closed at once.
 pub const CONNECTIONS_MAX: usize = 4096;

@@ -109,7 +109,9 @@ pub fn create(path: &Path) -> Result<Made, CgroupError> {
         })?;
     }
     if top.is_none() && in_use(path)? {
-        return Err(failed(path, "use")(std::io::Error::other("processes or other cgroups live in it")));
+        return Err(failed(path, "use")(std::io::Error::other(
+            "container's cgroup is not empty: processes or other cgroups live in it",
+        )));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(path, "open")(errno.into()))?;
@@ -157,6 +159,15 @@ pub fn processes(path: &Path) -> Result<Vec<i32>, CgroupError> {
         pids.extend(processes(&child.path()).unwrap_or_default());
     }
     Ok(pids)
+}
+
+/// Whether a process is in this cgroup v2 directory, or was when it ended: a zombie keeps its membership, though it is
+/// not listed (cgroups(7)).
+#[must_use]
+pub fn is_member(path: &Path, pid: i32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let relative = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    !relative.is_empty() && path.ends_with(relative)
 }
 
 /// Removes the directory and what the container made below it. False: processes still live there.

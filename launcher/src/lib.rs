@@ -3,6 +3,7 @@
 //! 1. [`config`]: bytes of config.json to a checked `Spec`; legacy files are migrated, wrong ones refused by field.
 //! 2. [`plan`]: `Spec` to [`plan::Plan`], opening every host object as a descriptor.
 //! 3. [`prepare`]: both of these, the name, the state files and the cgroup, all or nothing.
+//!    For one more process in a running container: [`exec`].
 //! 4. [`zygote`]: the small process that clones; or [`spawn`] directly, in the daemonless `brood-oci`.
 //! 5. `child`: the steps between clone3 and execve.
 //! 6. [`report`]: how the child tells that it became its program, or which step failed.
@@ -14,6 +15,7 @@
 
 pub mod cgroup;
 pub mod config;
+pub mod exec;
 pub mod hooks;
 pub mod plan;
 pub mod prepare;

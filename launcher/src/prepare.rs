@@ -17,7 +17,7 @@ use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord,
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// The container's name.
-    #[error(transparent)]
+    #[error("container {0}")]
     Id(#[from] IdError),
     /// The bundle or its config.json.
     #[error(transparent)]
@@ -127,9 +127,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        let record = PidRecord { pid, start_time: crate::state::state_and_start_time(pid).map_or(0, |(_, time)| time) };
-        self.dir.process(INIT).write_pid(record)?;
-        Ok(record)
+        self.dir.process(INIT).record_pid(pid)
     }
 
     /// The container exists now: from here on `delete` is what removes it.
@@ -205,7 +203,7 @@ pub fn prepare(
     }
     let kept = Kept::of(&spec);
     reserved.dir.write_kept(&kept)?;
-    let park = if order.park { Some(reserved.dir.listen_for_start()?) } else { None };
+    let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
     let launch = plan::build(
         &spec,

@@ -188,7 +188,7 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
             status: childs_status,
             no_pivot: park,
             new_keyring: true,
-            park: park.then(|| dir.listen_for_start().unwrap()),
+            park: park.then(|| dir.start_socket().listen().unwrap()),
             cgroup: None,
             from_zygote: false,
             die_with_parent: Some(9),
@@ -210,7 +210,7 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
         assert_eq!(outcome, Outcome::Parked);
         names.extend(exec_into(&spec, &spawned));
         let mut reader = ReportReader::default();
-        reader.read_to_end(&dir.connect_for_start().unwrap()).unwrap();
+        reader.read_to_end(&dir.start_socket().connect().unwrap()).unwrap();
         outcome = reader.finish_start();
     }
     let ended = rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
@@ -233,6 +233,7 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
         status: status_write,
         cgroup: None,
         kept: Kept::default(),
+        park: None,
     };
     let Launch { plan, fds, .. } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();
     let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();

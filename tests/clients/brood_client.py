@@ -6,6 +6,9 @@
     brood_client.py SCHEMA SOCKET run BUNDLE           one shot, with captured output
     brood_client.py SCHEMA SOCKET failures BUNDLE ID   what cannot be done, and how that is said
     brood_client.py SCHEMA SOCKET events ID            replay of the events of one container
+    brood_client.py SCHEMA SOCKET exec BUNDLE ID       every call of an exec's life, and what cannot be done
+    brood_client.py SCHEMA SOCKET exec_pipelined ID    get, exec and wait without waiting for answers
+    brood_client.py SCHEMA SOCKET exec_sync BUNDLE ID  execs with captured output: whole, cut off, out of time
 
 Each prints one JSON object. Used by tests/tests/pycapnp.rs, and good to copy from.
 """
@@ -92,6 +95,74 @@ async def failures(brood, _schema, bundle, name):
             "badName": told(bad_name.outcome), "noBundle": told(no_bundle.outcome)}
 
 
+async def running(brood, bundle, name):
+    return (await brood.create(request={**new(bundle, name), "start": True})).container
+
+
+def shell(script, **fields):
+    return {"args": ["sh", "-c", script], "stdio": {"null": None}, **fields}
+
+
+async def exec(brood, _schema, bundle, name):
+    container = await running(brood, bundle, name)
+    made = await container.exec(request=shell("exit 5", id="two-step", uid={"value": 3}))
+    process = made.process
+
+    async def status():
+        return str((await process.state(request={})).outcome.state.status)
+
+    steps = [told(made.outcome), await status()]
+    steps.append(told((await process.start(request={})).outcome))
+    steps.append((await process.wait(request={})).outcome.exit.status)
+    steps.append(await status())
+
+    again = await container.exec(request=shell("true", id="two-step", start=True))
+    # The handle of a failed exec answers with the failure too.
+    refused = {"taken": told(again.outcome), "waited": told((await again.process.wait(request={})).outcome)}
+    missing = container.process(request={"name": "nobody"})
+    refused["missing"] = told((await missing).outcome)
+    refused["all"] = told((await process.kill(request={"all": True})).outcome)
+    refused["resize"] = told((await process.resize(request={"rows": 24, "columns": 80})).outcome)
+    steps.append(told((await process.delete(request={})).outcome))
+    refused["gone"] = told((await process.start(request={})).outcome)
+
+    # A whole OCI process object instead of changes, and a name that the daemon makes up.
+    whole = {"user": {"uid": 4, "gid": 4}, "args": ["sh", "-c", "exit $(id -u)"], "cwd": "/", "env": ["PATH=/bin"]}
+    given = container.exec(request={"processJson": json.dumps(whole).encode(), "stdio": {"null": None}, "start": True})
+    status_of_whole = (await given.process.wait(request={})).outcome.exit.status
+    names = [one.name for one in (await container.state(request={})).outcome.state.processes]
+    await container.delete(request={"force": True})
+    return {"steps": steps, "refused": refused, "whole": status_of_whole, "names": names}
+
+
+async def exec_pipelined(brood, _schema, name):
+    container = brood.get(request={"id": name}).container
+    made = container.exec(request=shell("exit 6", id="quick", start=True))
+    end = await made.process.wait(request={})
+    return {"exec": told((await made).outcome), "status": end.outcome.exit.status}
+
+
+async def exec_sync(brood, _schema, bundle, name):
+    container = await running(brood, bundle, name)
+
+    async def captured(script, **settings):
+        outcome = (await container.execSync(request={"exec": shell(script), **settings})).outcome
+        if outcome.which() == "failure":
+            return {"failure": told(outcome)}
+        done = outcome.done
+        return {"status": done.exit.status, "stdout": done.stdout.decode(), "stderr": done.stderr.decode(),
+                "cut": [done.stdoutTruncated, done.stderrTruncated], "late": done.timedOut}
+
+    whole = await captured("echo out; echo err >&2; exit 7")
+    cut = await captured("yes | head -c 100000; echo err >&2", outputLimit=10)
+    late = await captured("echo begun; exec sleep 1000", timeoutMs=100)
+    missing = (await container.execSync(request={"exec": {"args": ["no-such-program"]}})).outcome
+    too_much = await captured("true", outputLimit=1 << 30)
+    left = [one.name for one in (await container.state(request={})).outcome.state.processes]
+    await container.delete(request={"force": True})
+    return {"whole": whole, "cut": cut, "late": late, "missing": told(missing), "tooMuch": too_much, "left": left}
+
+
 async def events(brood, schema, name):
     told_events = []
     finished = asyncio.get_running_loop().create_future()
@@ -116,7 +187,8 @@ async def main():
     schema = capnp.load(schema_path)
     stream = await capnp.AsyncIoStream.create_unix_connection(socket)
     brood = capnp.TwoPartyClient(stream).bootstrap().cast_as(schema.Brood)
-    commands = {function.__name__: function for function in (version, life, pipelined, run, failures, events)}
+    functions = (version, life, pipelined, run, failures, events, exec, exec_pipelined, exec_sync)
+    commands = {function.__name__: function for function in functions}
     print(json.dumps(await commands[command](brood, schema, *arguments)))
 
 

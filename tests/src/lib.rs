@@ -24,11 +24,8 @@ pub mod bundle;
 pub mod client;
 pub mod command;
 pub mod config;
-<<<<<<< HEAD
 pub mod container;
-=======
 pub mod containerd;
->>>>>>> clients
 pub mod daemon;
 pub mod face;
 pub mod podman;
@@ -43,11 +40,8 @@ pub mod world;
 pub use buildah::Buildah;
 pub use bundle::Bundle;
 pub use command::{Cmd, Output, Running};
-<<<<<<< HEAD
 pub use container::Container;
-=======
 pub use containerd::Containerd;
->>>>>>> clients
 pub use daemon::Daemon;
 pub use face::Face;
 pub use podman::Podman;

@@ -132,6 +132,73 @@ fn create_start_and_wait_take_one_round_trip() {
     daemon.brood().args(["rm", &id]).run().ok();
 }
 
+#[test]
+fn an_execs_life() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let id = sandbox.id("box");
+    let bundle = bundle(&sandbox, "sleep 1000");
+    let life = ask(&sandbox, &daemon, "exec", &[path(&bundle), &id]);
+    assert_eq!(life["steps"], json!(["ok", "created", "ok", 5, "stopped", "ok"]));
+    let expected = [
+        ("taken", "alreadyExists"),
+        ("waited", "alreadyExists"),
+        ("missing", "notFound"),
+        ("all", "invalidRequest"),
+        ("resize", "wrongState"),
+        ("gone", "notFound"),
+    ];
+    for (case, kind) in expected {
+        assert_eq!(life["refused"][case]["kind"], kind, "{case}: {life}");
+    }
+    assert_eq!(life["whole"], 4);
+    let names = life["names"].as_array().unwrap();
+    assert_eq!((names.len(), &names[0]), (2, &json!("init")), "{names:?}");
+    assert!(names[1].as_str().unwrap().starts_with("exec-"), "{names:?}");
+    let told = ask(&sandbox, &daemon, "events", &[&id]);
+    let types = told["events"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap());
+    let expected = ["create", "start-container", "exec-added", "start-process", "exit", "exec-added", "start-process"];
+    assert_eq!(types.take(expected.len()).collect::<Vec<_>>(), expected);
+    assert_eq!(sandbox.containers(), Vec::<String>::new());
+}
+
+#[test]
+fn exec_and_wait_take_one_round_trip() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let bundle = bundle(&sandbox, "sleep 1000");
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--bundle", path(&bundle)]).run().ok();
+    let gate = Gate::before(&daemon.socket(), &sandbox.path("gate.sock"));
+    let asking = client(&sandbox, &gate.socket).args(["exec_pipelined", &id]).start();
+    let exit = sandbox.root().join(&id).join("quick/exit");
+    waiting::until("the exec to have come and gone", || exit.exists().then_some(()));
+    assert_eq!(gate.round_trips(), 0, "no answer has reached the client, yet all was done");
+    gate.open();
+    let reply: Value = serde_json::from_str(&asking.finish().ok()).unwrap();
+    assert_eq!(reply, json!({ "exec": "ok", "status": 6 }));
+    daemon.brood().args(["rm", "--force", &id]).run().ok();
+}
+
+#[test]
+fn execs_with_captured_output() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let bundle = bundle(&sandbox, "sleep 1000");
+    let reply = ask(&sandbox, &daemon, "exec_sync", &[path(&bundle), &sandbox.id("box")]);
+    let whole = json!({ "status": 7, "stdout": "out\n", "stderr": "err\n", "cut": [false, false], "late": false });
+    assert_eq!(reply["whole"], whole);
+    let cut =
+        json!({ "status": 0, "stdout": "y\ny\ny\ny\ny\n", "stderr": "err\n", "cut": [true, false], "late": false });
+    assert_eq!(reply["cut"], cut, "CVE-2022-31030");
+    assert_eq!((&reply["late"]["status"], &reply["late"]["late"]), (&json!(128 + 9), &json!(true)));
+    assert_eq!(reply["late"]["stdout"], "begun\n");
+    assert_eq!((&reply["missing"]["kind"], &reply["missing"]["exitStatus"]), (&json!("setupFailed"), &json!(127)));
+    assert_eq!(reply["tooMuch"]["failure"]["kind"], "invalidRequest");
+    assert_eq!(reply["left"], json!(["init"]));
+    assert_eq!(sandbox.containers(), Vec::<String>::new());
+}
+
 /// A relay between one client and a socket that holds back every answer until it is opened.
 struct Gate {
     socket: PathBuf,

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::bundle::{Bundle, PROBE_OUTPUT};
 use crate::daemon::{self, Daemon};
 
 /// What crun before 1.9 says in front of a cgroup layout that has controllers on both sides.
-const REFUSES_HYBRID: &str = "hybrid mode not supported";
+pub const REFUSES_HYBRID: &str = "hybrid mode not supported";
 
 /// How often a removal that the daemon does on its own is looked for.
 const SETTLE_CHECK: Duration = Duration::from_micros(200);
@@ -147,9 +147,7 @@ impl Contender for CommandContender {
     }
 
     fn version(&self) -> String {
-        let output = Command::new(&self.program).arg("--version").stdin(Stdio::null()).output();
-        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        text.lines().next().unwrap_or("unknown").to_owned()
+        version(&self.program)
     }
 
     fn notes(&self) -> Vec<String> {
@@ -195,6 +193,13 @@ impl Contender for CommandContender {
         }
         Ok(())
     }
+}
+
+/// What a program says that it is.
+pub fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("unknown").to_owned()
 }
 
 /// Spawns the command and waits for its end.

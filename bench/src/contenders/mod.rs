@@ -1,7 +1,7 @@
 //! Who takes part: the trait, the list, and what all of them share about waiting for a process.
 
-mod command;
-mod hybrid;
+pub mod command;
+pub mod hybrid;
 mod rpc;
 
 use std::os::fd::BorrowedFd;
@@ -107,7 +107,8 @@ fn existing(path: &Path) -> Option<PathBuf> {
     path.is_file().then(|| path.to_path_buf())
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+/// A program on PATH.
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).find_map(|directory| existing(&directory.join(name)))
 }

@@ -4,43 +4,67 @@ use std::process::ExitCode;
 
 use brood_launcher::signal;
 use clap::Args;
+use futures::FutureExt;
 
 use super::{Place, print};
 
+/// A container, or one of its execs.
 #[derive(Args)]
-pub(super) struct KillArgs {
+pub(super) struct TargetArgs {
+    /// Not the container but this exec of it
+    #[arg(long, value_name = "EXEC")]
+    exec: Option<String>,
     /// Container ID
     #[arg(value_name = "ID")]
     id: String,
+}
+
+#[derive(Args)]
+pub(super) struct KillArgs {
+    #[command(flatten)]
+    target: TargetArgs,
     /// Name, SIG name or number
     #[arg(short, long, default_value = "TERM")]
     signal: String,
     /// Send it to every process of the container
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "exec")]
     all: bool,
 }
 
 #[derive(Args)]
 pub(super) struct RmArgs {
+    /// Not the container but this exec of it
+    #[arg(long, value_name = "EXEC")]
+    exec: Option<String>,
     /// Container IDs
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
-    /// Kill the container first if it runs
+    /// Kill it first if it runs
     #[arg(short, long)]
     force: bool,
 }
 
-pub(super) fn start(place: &Place, id: &str) -> anyhow::Result<ExitCode> {
+pub(super) fn start(place: &Place, args: &TargetArgs) -> anyhow::Result<ExitCode> {
     place.with_client(async |client| {
-        client.get(id).start().await?;
+        let container = client.get(&args.id);
+        match &args.exec {
+            Some(exec) => container.process(exec).start().await?,
+            None => container.start().await?,
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-pub(super) fn wait(place: &Place, id: &str) -> anyhow::Result<ExitCode> {
-    let exit = place.with_client(async |client| Ok(client.get(id).wait().await?))?;
+pub(super) fn wait(place: &Place, args: &TargetArgs) -> anyhow::Result<ExitCode> {
+    let exit = place.with_client(async |client| {
+        let container = client.get(&args.id);
+        Ok(match &args.exec {
+            Some(exec) => container.process(exec).wait().await?,
+            None => container.wait().await?,
+        })
+    })?;
     if let Some(reason) = &exit.reason {
-        tracing::warn!(container = id, "exit status unknown: {reason}");
+        tracing::warn!(container = args.id, "exit status unknown: {reason}");
     }
     print(&format!("{}\n", exit.status))?;
     Ok(ExitCode::from(exit.status))
@@ -49,14 +73,22 @@ pub(super) fn wait(place: &Place, id: &str) -> anyhow::Result<ExitCode> {
 pub(super) fn kill(place: &Place, args: &KillArgs) -> anyhow::Result<ExitCode> {
     let signal = signal::parse(&args.signal)?.as_raw() as u8;
     place.with_client(async |client| {
-        client.get(&args.id).kill(signal, args.all).await?;
+        let container = client.get(&args.target.id);
+        match &args.target.exec {
+            Some(exec) => container.process(exec).kill(signal).await?,
+            None => container.kill(signal, args.all).await?,
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
 
 pub(super) fn rm(place: &Place, args: &RmArgs) -> anyhow::Result<ExitCode> {
     place.with_client(async |client| {
-        let asked: Vec<_> = args.ids.iter().map(|id| client.get(id).delete(args.force)).collect();
+        let delete = |id: &String| match &args.exec {
+            Some(exec) => client.get(id).process(exec).delete(args.force).boxed_local(),
+            None => client.get(id).delete(args.force).boxed_local(),
+        };
+        let asked: Vec<_> = args.ids.iter().map(delete).collect();
         let mut first_failure = Ok(ExitCode::SUCCESS);
         for deleted in asked {
             let deleted = deleted.await;

@@ -4,9 +4,11 @@
 //! standard error, one line each; 125 means that Brood itself failed, 126 and 127 that the program could not be run.
 
 mod daemon;
+mod exec;
 mod lifecycle;
 mod query;
 mod run;
+mod terminal;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -67,9 +69,11 @@ enum Command {
     /// Set a container up to the point where its program can be started
     Create(run::CreateArgs),
     /// Start the program of a created container
-    Start(IdArgs),
+    Start(lifecycle::TargetArgs),
+    /// Run one more process in a container
+    Exec(exec::ExecArgs),
     /// Wait for a container to stop; print its exit status and exit with it
-    Wait(IdArgs),
+    Wait(lifecycle::TargetArgs),
     /// Send a signal to a container
     Kill(lifecycle::KillArgs),
     /// Remove a stopped container
@@ -143,8 +147,9 @@ fn dispatch(cli: Cli, role: Option<Role>) -> anyhow::Result<ExitCode> {
         Command::Daemon(args) => daemon::daemon(&place, &args, role),
         Command::Run(args) => run::run(&place, args),
         Command::Create(args) => run::create(&place, args),
-        Command::Start(args) => lifecycle::start(&place, &args.id),
-        Command::Wait(args) => lifecycle::wait(&place, &args.id),
+        Command::Exec(args) => exec::exec(&place, args),
+        Command::Start(args) => lifecycle::start(&place, &args),
+        Command::Wait(args) => lifecycle::wait(&place, &args),
         Command::Kill(args) => lifecycle::kill(&place, &args),
         Command::Rm(args) => lifecycle::rm(&place, &args),
         Command::List(args) => query::list(&place, &args),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::Context;
+use brood_launcher::state::INIT;
 use brood_schema::brood_capnp as schema;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -99,22 +100,14 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 fn state_json(state: schema::container_state::Reader<'_>) -> capnp::Result<Value> {
-    let mut processes = Vec::new();
-    for process in state.get_processes()? {
-        processes.push(json!({"name": process.get_name()?.to_str()?, "pid": process.get_pid()}));
-    }
-    let pid = processes.first().map_or(json!(0), |init| init["pid"].clone());
+    let processes = state.get_processes()?.iter().map(process_json).collect::<capnp::Result<Vec<Value>>>()?;
+    let init = processes.iter().find(|process| process["name"] == INIT);
+    let pid = init.map_or(json!(0), |init| init["pid"].clone());
     let exit = if state.has_exit() { Some(rpc::exit_from(state.get_exit()?)?) } else { None };
-    let status = match state.get_status()? {
-        schema::Status::Creating => "creating",
-        schema::Status::Created => "created",
-        schema::Status::Running => "running",
-        schema::Status::Stopped => "stopped",
-    };
     Ok(json!({
         "ociVersion": state.get_oci_version()?.to_str()?,
         "id": state.get_id()?.to_str()?,
-        "status": status,
+        "status": status_text(state.get_status()?),
         "pid": pid,
         "bundle": state.get_bundle()?.to_str()?,
         "rootfs": state.get_rootfs()?.to_str()?,
@@ -124,6 +117,27 @@ fn state_json(state: schema::container_state::Reader<'_>) -> capnp::Result<Value
         "annotations": rpc::labels_from(state.get_annotations()?)?,
         "exit": exit,
     }))
+}
+
+fn process_json(process: schema::process_state::Reader<'_>) -> capnp::Result<Value> {
+    let mut json = json!({
+        "name": process.get_name()?.to_str()?,
+        "pid": process.get_pid(),
+        "status": status_text(process.get_status()?),
+    });
+    if process.has_exit() {
+        json["exit"] = json!(rpc::exit_from(process.get_exit()?)?);
+    }
+    Ok(json)
+}
+
+fn status_text(status: schema::Status) -> &'static str {
+    match status {
+        schema::Status::Creating => "creating",
+        schema::Status::Created => "created",
+        schema::Status::Running => "running",
+        schema::Status::Stopped => "stopped",
+    }
 }
 
 pub(super) fn state(place: &Place, id: &str) -> anyhow::Result<ExitCode> {
@@ -188,7 +202,7 @@ impl Printer {
             Format::Table => {
                 let status = exit.map_or_else(|| "-".to_owned(), |exit| exit.status.to_string());
                 let time = time.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string();
-                format!("{time:<30}  {kind:<15}  {id:<24}  {process:<8}  {status}\n")
+                format!("{time:<30}  {kind:<15}  {id:<24}  {process:<12}  {status}\n")
             }
         })
     }
@@ -198,7 +212,7 @@ pub(super) fn events(place: &Place, args: &EventsArgs) -> anyhow::Result<ExitCod
     let since = args.since.map(|time| u64::try_from(time.as_nanosecond())).transpose().context("--since")?;
     place.with_client(async |client| {
         if args.format == Format::Table {
-            print(&format!("{:<30}  {:<15}  {:<24}  {:<8}  STATUS\n", "TIME", "TYPE", "ID", "PROCESS"))?;
+            print(&format!("{:<30}  {:<15}  {:<24}  {:<12}  STATUS\n", "TIME", "TYPE", "ID", "PROCESS"))?;
         }
         let printer = Rc::new(Printer { format: args.format, done: tokio::sync::Notify::new() });
         let mut request = client.brood.events_request();

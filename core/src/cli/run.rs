@@ -1,7 +1,7 @@
 //! `run` and `create`.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,11 +14,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::terminal::{self, Console};
 use super::{Place, absolute, nobody_there, print};
-use crate::client::{Client, Container, Create, CreateSource};
+use crate::client::{Client, Container, Create, CreateSource, Process};
 use crate::limits::RETAIN_COUNT_DEFAULT;
 use crate::reactor::{self, Choice};
-use crate::registry::{Command, Instance, Reply};
+use crate::registry::{Instance, ProcessCommand, Reply};
 use crate::supervisor::{Order, Settings, StdioOrder, Supervisor, sweep};
 
 /// Signals that are passed on to the container of a foreground run.
@@ -57,8 +58,8 @@ pub(super) struct RunArgs {
     /// Give the container our standard input
     #[arg(short, long)]
     interactive: bool,
-    /// Give the container a terminal (not supported yet)
-    #[arg(short, long)]
+    /// Give the container a terminal, with our own as the other end
+    #[arg(short, long, conflicts_with = "detach")]
     tty: bool,
     /// Name of the container [default: a random one]
     #[arg(long, value_name = "ID")]
@@ -118,7 +119,6 @@ pub(super) fn create(place: &Place, args: CreateArgs) -> anyhow::Result<ExitCode
 }
 
 pub(super) fn run(place: &Place, args: RunArgs) -> anyhow::Result<ExitCode> {
-    ensure!(!args.tty, "-t: terminals are not supported yet");
     let id = args.name.clone().map_or_else(random_name, Ok)?;
     let create = Create {
         source: source(&args, &id)?,
@@ -146,15 +146,26 @@ async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyho
         client.create(&create).1.await?;
         return print(&format!("{}\n", create.id));
     }
-    create.stdio = Some(client.hand_over(&stdio(args)?).await?);
+    let mut console = None;
+    create.stdio = Some(if args.tty {
+        let (ours, theirs) = Console::open()?;
+        console = Some(ours);
+        client.hand_over_console(theirs.as_fd()).await?
+    } else {
+        client.hand_over(&stdio(args.interactive)?).await?
+    });
     let signals = Signals::new()?;
     let (container, created) = client.create(&create);
     // Sent before the creation is answered, so that even the quickest exit is not missed.
     let exit = container.wait();
     created.await?;
-    let forwarding = tokio::task::spawn_local(Engine::Remote(container).forward(signals));
+    let relay = console.map(Console::relay).transpose()?;
+    let forwarding = tokio::task::spawn_local(Wired::Container(container).forward(signals));
     let exit = exit.await?;
     forwarding.abort();
+    if let Some(relay) = relay {
+        relay.finish().await;
+    }
     Ok(status(&exit))
 }
 
@@ -177,7 +188,12 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
     };
     sweep(&settings.root);
     let root = settings.root.clone();
-    let stdio = StdioOrder::Fds(stdio(args)?);
+    let (console, stdio) = if args.tty {
+        let (ours, theirs) = Console::open()?;
+        (Some(ours), StdioOrder::Terminal(theirs))
+    } else {
+        (None, StdioOrder::Fds(stdio(args.interactive)?))
+    };
     let status = reactor::block_on(kind, async move {
         // Before there is anything that a signal could leave behind.
         let signals = Signals::new()?;
@@ -195,7 +211,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
             auto_remove: false,
             ignore_unsupported: create.ignore_unsupported,
         };
-        let result = run_locally(&supervisor, order, signals).await;
+        let result = run_locally(&supervisor, order, signals, console).await;
         supervisor.stop();
         result
     });
@@ -206,15 +222,24 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
     status?
 }
 
-async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order, signals: Signals) -> anyhow::Result<ExitCode> {
+async fn run_locally(
+    supervisor: &std::rc::Rc<Supervisor>,
+    order: Order,
+    signals: Signals,
+    console: Option<Console>,
+) -> anyhow::Result<ExitCode> {
     let (instance, exit) = match supervisor.begin(order).complete().await {
         Ok(created) => created,
         Err(failure) => return Err(crate::client::ClientError::from(failure).into()),
     };
-    let forwarding = tokio::task::spawn_local(Engine::Local(supervisor.clone(), instance).forward(signals));
+    let relay = console.map(Console::relay).transpose();
+    let forwarding = tokio::task::spawn_local(Wired::Local(supervisor.clone(), instance).forward(signals));
     let exit = exit.await;
     forwarding.abort();
-    let deleted = supervisor.ask(Command::Delete { target: instance, force: true }).await;
+    if let Ok(Some(relay)) = relay {
+        relay.finish().await;
+    }
+    let deleted = supervisor.ask(instance, ProcessCommand::Delete { force: true }).await;
     match (exit, deleted) {
         (Reply::Refused(failure), _) | (_, Reply::Refused(failure)) => {
             Err(crate::client::ClientError::from(failure).into())
@@ -224,22 +249,24 @@ async fn run_locally(supervisor: &std::rc::Rc<Supervisor>, order: Order, signals
     }
 }
 
-/// Who has the container of a foreground run.
-enum Engine {
-    Remote(Container),
+/// A foreground process, and who has it.
+pub(super) enum Wired {
+    Container(Container),
+    Exec(Process),
     Local(std::rc::Rc<Supervisor>, Instance),
 }
 
-impl Engine {
+impl Wired {
     /// Passes our signals on, until aborted.
-    async fn forward(self, mut signals: Signals) {
+    pub(super) async fn forward(self, mut signals: Signals) {
         loop {
             let number = signals.next().await;
             match &self {
                 // It may have ended this very moment; then the run is about to end as well.
-                Engine::Remote(container) => drop(container.kill(number as u8, false).await),
-                Engine::Local(supervisor, target) => {
-                    drop(supervisor.ask(Command::Kill { target: *target, signal: number, all: false }).await);
+                Wired::Container(container) => drop(container.kill(number as u8, false).await),
+                Wired::Exec(process) => drop(process.kill(number as u8).await),
+                Wired::Local(supervisor, target) => {
+                    drop(supervisor.ask(*target, ProcessCommand::Kill { signal: number, all: false }).await);
                 }
             }
         }
@@ -247,10 +274,10 @@ impl Engine {
 }
 
 /// The signals that are passed on, caught from the making of this on.
-struct Signals(Vec<(i32, Signal)>);
+pub(super) struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    pub(super) fn new() -> std::io::Result<Signals> {
         let catch = |number| Ok((number, signal(SignalKind::from_raw(number))?));
         FORWARDED.into_iter().map(catch).collect::<std::io::Result<_>>().map(Signals)
     }
@@ -266,18 +293,18 @@ impl Signals {
     }
 }
 
-fn status(exit: &ExitRecord) -> ExitCode {
+pub(super) fn status(exit: &ExitRecord) -> ExitCode {
     if let Some(reason) = &exit.reason {
         tracing::warn!("exit status unknown: {reason}");
     }
     ExitCode::from(exit.status)
 }
 
-/// Our own descriptors for the container; without -i its input is empty, as a terminal's would never end.
-fn stdio(args: &RunArgs) -> anyhow::Result<Stdio> {
+/// Our own descriptors for the process; without -i its input is empty, as a terminal's would never end.
+pub(super) fn stdio(interactive: bool) -> anyhow::Result<Stdio> {
     let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
     let open = || -> Result<Stdio, Errno> {
-        let stdin = if args.interactive {
+        let stdin = if interactive {
             copy(rustix::stdio::stdin())?
         } else {
             rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?
@@ -294,7 +321,7 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
     ensure!(!args.command.is_empty(), "a COMMAND is needed, or --bundle");
     let mut spec = default_spec(&DefaultBundle {
         args: args.command.clone(),
-        env: environment(args)?,
+        env: environment(&args.env)?,
         cwd: args.workdir.clone().unwrap_or_default(),
         hostname: args.hostname.clone().unwrap_or_else(|| id.chars().take(63).collect()),
     });
@@ -311,6 +338,13 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
         let mount = parse_volume(volume)?;
         spec["mounts"].as_array_mut().context("default bundle")?.push(mount);
     }
+    if args.tty {
+        let (rows, columns) = terminal::size();
+        spec["process"]["terminal"] = true.into();
+        if (rows, columns) != (0, 0) {
+            spec["process"]["consoleSize"] = serde_json::json!({"height": rows, "width": columns});
+        }
+    }
     spec["root"]["readonly"] = args.read_only.into();
     if let Some(rootfs) = &args.rootfs {
         spec["root"]["path"] = absolute("--rootfs", rootfs)?.to_string_lossy().into();
@@ -319,13 +353,13 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
 }
 
 /// `KEY` alone takes our own value, as with docker.
-fn environment(args: &RunArgs) -> anyhow::Result<Vec<String>> {
+pub(super) fn environment(entries: &[String]) -> anyhow::Result<Vec<String>> {
     let entry = |entry: &String| match entry.split_once('=') {
         Some(("", _)) => Err(anyhow::anyhow!("-e {entry:?}: the name is empty")),
         Some(_) => Ok(entry.clone()),
         None => Ok(format!("{entry}={}", std::env::var(entry).unwrap_or_default())),
     };
-    args.env.iter().map(entry).collect()
+    entries.iter().map(entry).collect()
 }
 
 /// A number is only ever a number (CVE-2016-3697); a name is looked up on the host, and only where its root is used.
@@ -364,7 +398,7 @@ pub(super) fn parse_labels(labels: &[String]) -> anyhow::Result<BTreeMap<String,
     labels.iter().map(parse).collect()
 }
 
-fn random_name() -> anyhow::Result<String> {
+pub(super) fn random_name() -> anyhow::Result<String> {
     let mut bytes = [0; 6];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random name")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

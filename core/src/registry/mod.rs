@@ -1,4 +1,6 @@
-//! The pure core: every container's state, and what each input means for it.
+//! The pure core: every process's state, and what each input means for it.
+//!
+//! A container is its init process; an exec has the same life ([`life`]) inside of one.
 //!
 //! ```text
 //!   create --> Creating --parked--> Created --start--> Starting --execve--> Running
@@ -14,8 +16,14 @@
 //!
 //! [`Registry::handle`] takes an input and returns effects, in the order in which they must happen. There is no clock,
 //! no I/O and no waiting here: [`crate::supervisor`] is the only one that acts. Two rules are kept by the order alone:
-//! an exit is recorded before anybody is told of it, and a container's start is published before its exit.
+//! an exit is recorded before anybody is told of it, and a process's start is published before its exit.
+//!
+//! Between a container and its execs: an exec is refused once the init process has ended. If the container has a pid
+//! namespace of its own, the kernel ends the execs with the init process, and their exits are told before its own
+//! ([`Registry::settle`]). If not, they may live on; they are killed when the container is removed. Either way nothing of
+//! the container is removed before its execs have ended and been reaped.
 
+mod life;
 mod types;
 
 #[cfg(test)]
@@ -25,50 +33,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use brood_launcher::state::{ExitRecord, Status};
 
-pub use types::{Command, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, Reply, Target, Ticket};
+use life::{Life, Phase, Role};
+pub use types::{
+    Command, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, ProcessCommand, Reply, Target, Ticket,
+};
 
-use crate::limits::WAITERS_PER_CONTAINER_MAX;
+use crate::limits::{EXECS_MAX, EXECS_PER_CONTAINER_MAX};
 
-/// Where a container is in its life. Each variant holds what exists only then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Being prepared, cloned and set up.
-    Creating {
-        reply: Ticket,
-        /// An exit that came before the set-up's end was known; it is told after the start.
-        early_exit: Option<ExitRecord>,
-    },
-    /// Set-up failed; the child, if there is one, has yet to be reaped.
-    Failing { reply: Ticket, failure: Failure },
-    /// Waits for `start`.
-    Created,
-    /// Released, execve not yet reported.
-    Starting { reply: Ticket, early_exit: Option<ExitRecord> },
-    /// The program runs.
-    Running,
-    /// The init process is gone.
-    Stopped(ExitRecord),
-    /// What it held is being removed.
-    Removing { replies: Vec<Ticket>, exit: Option<ExitRecord>, failure: Option<(Ticket, Failure)> },
-}
-
-/// One container.
-#[derive(Clone, Debug)]
-struct Container {
-    id: String,
-    phase: Phase,
-    /// In the supervisor's pid namespace; 0 until cloned.
-    pid: i32,
-    auto_remove: bool,
-    waiters: Vec<Ticket>,
-    /// Forced deletions that wait for the exit.
-    deleters: Vec<Ticket>,
-}
-
-/// All containers.
+/// All containers and their execs.
 #[derive(Debug, Default)]
 pub struct Registry {
-    containers: HashMap<Instance, Container>,
+    lives: HashMap<Instance, Life>,
     by_id: BTreeMap<String, Instance>,
     last_instance: u64,
 }
@@ -78,10 +53,19 @@ impl Registry {
     pub fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Command(ticket, command) => self.command(ticket, command, &mut effects),
+            Input::Command(ticket, Command::Create { id, auto_remove }) => {
+                self.create(ticket, id, auto_remove, &mut effects);
+            }
+            Input::Command(ticket, Command::Exec { target, id, auto_remove }) => {
+                self.exec(ticket, target, id, auto_remove, &mut effects);
+            }
+            Input::Command(ticket, Command::Process(target, command)) => {
+                self.command(ticket, target, command, &mut effects);
+                self.settle(target, &mut effects);
+            }
             Input::Abandon(ticket, instance) => {
-                if let Some(container) = self.containers.get_mut(&instance) {
-                    container.waiters.retain(|waiter| *waiter != ticket);
+                if let Some(life) = self.lives.get_mut(&instance) {
+                    life.abandon(ticket);
                 }
             }
             Input::Event(instance, event) => self.event(instance, event, &mut effects),
@@ -89,316 +73,263 @@ impl Registry {
         effects
     }
 
-    /// The instance that has this name now.
+    /// The container that has this name now.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Instance> {
         self.by_id.get(id).copied()
     }
 
-    /// IDs and instances, sorted by ID.
+    /// The exec of a container that has this name now.
+    #[must_use]
+    pub fn find_exec(&self, container: Instance, name: &str) -> Option<Instance> {
+        self.exec_table(container)?.get(name).copied()
+    }
+
+    /// IDs and instances of the containers, sorted by ID.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Instance)> {
         self.by_id.iter().map(|(id, instance)| (id.as_str(), *instance))
     }
 
-    /// Status, pid (0 when there is no process) and exit of a container.
+    /// Names and instances of a container's execs, sorted by name.
+    pub fn execs(&self, container: Instance) -> impl Iterator<Item = (&str, Instance)> {
+        let table = self.exec_table(container).into_iter().flatten();
+        table.map(|(name, instance)| (name.as_str(), *instance))
+    }
+
+    /// Status, pid (0 when there is no process) and exit of a container or exec.
     #[must_use]
     pub fn look(&self, instance: Instance) -> Option<(Status, i32, Option<&ExitRecord>)> {
-        let container = self.containers.get(&instance)?;
-        Some(match &container.phase {
-            Phase::Creating { .. } | Phase::Failing { .. } => (Status::Creating, container.pid, None),
-            Phase::Created | Phase::Starting { .. } => (Status::Created, container.pid, None),
-            Phase::Running => (Status::Running, container.pid, None),
+        let life = self.lives.get(&instance)?;
+        Some(match &life.phase {
+            Phase::Creating { .. } | Phase::Failing { .. } => (Status::Creating, life.pid, None),
+            Phase::Created | Phase::Starting { .. } => (Status::Created, life.pid, None),
+            Phase::Running => (Status::Running, life.pid, None),
             Phase::Stopped(exit) => (Status::Stopped, 0, Some(exit)),
             Phase::Removing { exit, .. } => (Status::Stopped, 0, exit.as_ref()),
         })
     }
 
-    /// Takes over a container that an earlier supervisor left: with its exit when it has one.
-    pub fn adopt(&mut self, id: &str, pid: i32, parked: bool, auto_remove: bool, exit: Option<ExitRecord>) -> Instance {
-        let phase = match exit {
-            Some(exit) => Phase::Stopped(exit),
-            None if parked => Phase::Created,
-            None => Phase::Running,
-        };
-        self.insert(id.to_owned(), phase, pid, auto_remove)
-    }
-
-    fn insert(&mut self, id: String, phase: Phase, pid: i32, auto_remove: bool) -> Instance {
-        self.last_instance += 1;
-        let instance = Instance(self.last_instance);
-        self.by_id.insert(id.clone(), instance);
-        let container = Container { id, phase, pid, auto_remove, waiters: Vec::new(), deleters: Vec::new() };
-        self.containers.insert(instance, container);
+    /// Takes over a container that an earlier supervisor left.
+    pub fn adopt(&mut self, id: &str, auto_remove: bool, own_pid_namespace: bool, found: Found) -> Instance {
+        let role = Role::Init { execs: BTreeMap::new(), own_pid_namespace };
+        let pid = found.pid;
+        let instance = self.insert(Life::new(id.to_owned(), role, found.phase(), pid, auto_remove));
+        self.by_id.insert(id.to_owned(), instance);
         instance
     }
 
-    fn command(&mut self, ticket: Ticket, command: Command, effects: &mut Vec<Effect>) {
-        let target = match command {
-            Command::Create { id, auto_remove } => {
-                if self.by_id.contains_key(&id) {
-                    let failure = Failure::new(
-                        FailureKind::AlreadyExists,
-                        format!("container with given ID already exists: {id}"),
-                    );
-                    effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
-                } else {
-                    let phase = Phase::Creating { reply: ticket, early_exit: None };
-                    let instance = self.insert(id, phase, 0, auto_remove);
-                    effects.push(Effect::Launch(instance, ticket));
-                }
-                return;
-            }
-            Command::Start(target) | Command::Wait(target) => target,
-            Command::Kill { target, .. } | Command::Delete { target, .. } => target,
-        };
-        let Some(container) = self.containers.get_mut(&target) else {
-            let failure = Failure::new(FailureKind::NotFound, "container does not exist".to_owned());
+    /// Takes over an exec of an adopted container.
+    pub fn adopt_exec(&mut self, container: Instance, name: &str, found: Found) -> Instance {
+        let pid = found.pid;
+        let life = Life::new(name.to_owned(), Role::Exec { container }, found.phase(), pid, false);
+        let instance = self.insert(life);
+        self.enter_exec(container, name, instance);
+        instance
+    }
+
+    fn insert(&mut self, life: Life) -> Instance {
+        self.last_instance += 1;
+        let instance = Instance(self.last_instance);
+        self.lives.insert(instance, life);
+        instance
+    }
+
+    fn exec_table(&self, container: Instance) -> Option<&BTreeMap<String, Instance>> {
+        match &self.lives.get(&container)?.role {
+            Role::Init { execs, .. } => Some(execs),
+            Role::Exec { .. } => None,
+        }
+    }
+
+    fn enter_exec(&mut self, container: Instance, name: &str, exec: Instance) {
+        if let Some(Life { role: Role::Init { execs, .. }, .. }) = self.lives.get_mut(&container) {
+            execs.insert(name.to_owned(), exec);
+        }
+    }
+
+    fn create(&mut self, ticket: Ticket, id: String, auto_remove: bool, effects: &mut Vec<Effect>) {
+        if self.by_id.contains_key(&id) {
+            let failure =
+                Failure::new(FailureKind::AlreadyExists, format!("container with given ID already exists: {id}"));
             effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
+            return;
+        }
+        let role = Role::Init { execs: BTreeMap::new(), own_pid_namespace: false };
+        let phase = Phase::Creating { reply: ticket, early_exit: None };
+        let instance = self.insert(Life::new(id.clone(), role, phase, 0, auto_remove));
+        self.by_id.insert(id, instance);
+        effects.push(Effect::Launch(instance, ticket));
+    }
+
+    fn exec(&mut self, ticket: Ticket, container: Instance, id: String, auto_remove: bool, effects: &mut Vec<Effect>) {
+        let refused = |failure| Effect::Reply(ticket, Reply::Refused(failure));
+        let total = self.lives.len() - self.by_id.len();
+        let Some(life) = self.lives.get(&container) else {
+            effects.push(refused(not_found()));
+            return;
+        };
+        let Role::Init { execs, .. } = &life.role else {
+            effects.push(refused(not_found()));
+            return;
+        };
+        if !life.takes_execs() {
+            return life.refuse(ticket, "exec in", effects);
+        }
+        if execs.contains_key(&id) {
+            let message = format!("exec {id} already exists in {life}");
+            effects.push(refused(Failure::new(FailureKind::AlreadyExists, message)));
+            return;
+        }
+        if execs.len() >= EXECS_PER_CONTAINER_MAX || total >= EXECS_MAX {
+            let message = format!("{life}: more than {EXECS_PER_CONTAINER_MAX} execs, or {EXECS_MAX} in all");
+            effects.push(refused(Failure::new(FailureKind::Overloaded, message)));
+            return;
+        }
+        let phase = Phase::Creating { reply: ticket, early_exit: None };
+        let instance = self.insert(Life::new(id.clone(), Role::Exec { container }, phase, 0, auto_remove));
+        self.enter_exec(container, &id, instance);
+        effects.push(Effect::Launch(instance, ticket));
+    }
+
+    fn command(&mut self, ticket: Ticket, target: Target, command: ProcessCommand, effects: &mut Vec<Effect>) {
+        let Some(life) = self.lives.get_mut(&target) else {
+            effects.push(Effect::Reply(ticket, Reply::Refused(not_found())));
             return;
         };
         match command {
-            Command::Create { .. } => {}
-            Command::Start(_) => container.start(ticket, target, effects),
-            Command::Wait(_) => container.wait(ticket, effects),
-            Command::Kill { signal, all, .. } => container.kill(ticket, target, signal, all, effects),
-            Command::Delete { force, .. } => container.delete(ticket, target, force, effects),
+            ProcessCommand::Start => life.start(ticket, target, effects),
+            ProcessCommand::Wait => life.wait(ticket, effects),
+            ProcessCommand::Kill { signal, all } => life.kill(ticket, target, signal, all, effects),
+            ProcessCommand::Delete { force } => life.delete(ticket, target, force, effects),
         }
     }
 
     fn event(&mut self, instance: Instance, event: Event, effects: &mut Vec<Effect>) {
-        let Some(container) = self.containers.get_mut(&instance) else { return };
+        let Some(life) = self.lives.get_mut(&instance) else { return };
         match event {
-            Event::Cloned { pid } => container.pid = pid,
-            Event::NotCloned(failure) => container.not_cloned(instance, failure, effects),
-            Event::SetUp { parked } => container.set_up(instance, parked, effects),
-            Event::SetUpFailed(failure) => container.set_up_failed(instance, failure, effects),
-            Event::Released(result) => container.released(instance, result, effects),
-            Event::NotReleased(failure) => container.not_released(instance, failure, effects),
-            Event::Exited(exit) => container.exited(instance, exit, effects),
-            Event::Removed(result) => {
-                if container.removed(instance, result, effects) {
-                    let container = self.containers.remove(&instance);
-                    // The name may belong to a newer container only if this one had lost it, which it cannot.
-                    container.and_then(|container| self.by_id.remove(&container.id));
+            Event::Cloned { pid, owns_pid_namespace } => {
+                life.pid = pid;
+                if let Role::Init { own_pid_namespace, .. } = &mut life.role {
+                    *own_pid_namespace = owns_pid_namespace;
                 }
             }
+            Event::NotCloned(failure) => life.not_cloned(failure, effects),
+            Event::SetUp { parked } => life.set_up(instance, parked, effects),
+            Event::SetUpFailed(failure) => life.set_up_failed(instance, failure, effects),
+            Event::Released(result) => life.released(instance, result, effects),
+            Event::NotReleased(failure) => life.not_released(instance, failure, effects),
+            Event::Exited(exit) => life.exited(instance, exit, effects),
+            Event::Removed(result) => {
+                if life.removed(instance, result, effects) {
+                    return self.drop_life(instance, effects);
+                }
+                // Those that were to go with it, if it is a container and stays.
+                let execs: Vec<Instance> = self.execs(instance).map(|(_, exec)| exec).collect();
+                execs.into_iter().for_each(|exec| self.begin_exec_removal(instance, exec, effects));
+            }
+        }
+        self.settle(instance, effects);
+    }
+
+    /// Does what had to wait: a container tells its exit after those of its execs that end with it, and is removed after
+    /// all of them are gone or have ended.
+    fn settle(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
+        let Some(life) = self.lives.get_mut(&instance) else { return };
+        let container = match life.role {
+            Role::Init { .. } => instance,
+            Role::Exec { container } => {
+                life.tell_exit(instance, effects);
+                container
+            }
+        };
+        if instance != container {
+            self.begin_exec_removal(container, instance, effects);
+        }
+        let waits = self.lives.get(&container).is_some_and(Life::waits_for_execs);
+        if waits {
+            self.settle_container(container, effects);
+        }
+    }
+
+    fn settle_container(&mut self, container: Instance, effects: &mut Vec<Effect>) {
+        let execs: Vec<Instance> = self.execs(container).map(|(_, exec)| exec).collect();
+        let any = |lives: &HashMap<Instance, Life>, is: fn(&Life) -> bool| {
+            execs.iter().any(|exec| lives.get(exec).is_some_and(is))
+        };
+        let (live, busy) = (any(&self.lives, Life::is_live), any(&self.lives, Life::is_busy));
+        let Some(life) = self.lives.get_mut(&container) else { return };
+        let held = live && matches!(life.role, Role::Init { own_pid_namespace: true, .. });
+        if !held {
+            life.tell_exit(container, effects);
+        }
+        if life.waits_for_removal() {
+            if !busy {
+                life.begin_removal(container, effects);
+                return;
+            }
+            for exec in execs {
+                if let Some(life) = self.lives.get_mut(&exec) {
+                    life.doom(exec, effects);
+                }
+            }
+        }
+    }
+
+    /// Begins the removal of an exec if it is to be removed, unless its container is being removed, and it with that.
+    fn begin_exec_removal(&mut self, container: Instance, exec: Instance, effects: &mut Vec<Effect>) {
+        let going = self.lives.get(&container).is_some_and(Life::is_going);
+        if let Some(life) = self.lives.get_mut(&exec)
+            && !going
+        {
+            life.begin_removal(exec, effects);
+        }
+    }
+
+    /// It is gone for good, a container with what is kept of its execs.
+    fn drop_life(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
+        match self.lives.remove(&instance) {
+            Some(Life { name, role: Role::Init { execs, .. }, .. }) => {
+                // The name may belong to a newer container only if this one had lost it, which it cannot.
+                self.by_id.remove(&name);
+                for exec in execs.into_values() {
+                    effects.push(Effect::Forget(exec));
+                    if let Some(life) = self.lives.remove(&exec) {
+                        life.gone_with_container(effects);
+                    }
+                }
+            }
+            Some(Life { name, role: Role::Exec { container }, .. }) => {
+                if let Some(Life { role: Role::Init { execs, .. }, .. }) = self.lives.get_mut(&container) {
+                    execs.remove(&name);
+                }
+                self.settle(container, effects);
+            }
+            None => {}
         }
     }
 }
 
-impl Container {
-    fn refuse(&self, ticket: Ticket, verb: &str, effects: &mut Vec<Effect>) {
-        let status = match self.phase {
-            Phase::Creating { .. } | Phase::Failing { .. } => "being created",
-            Phase::Created => "created, not started",
-            Phase::Starting { .. } => "being started",
-            Phase::Running => "running",
-            Phase::Stopped(_) => "stopped",
-            Phase::Removing { .. } => "being deleted",
-        };
-        let message = format!("cannot {verb} container {}: it is {status}", self.id);
-        effects.push(Effect::Reply(ticket, Reply::Refused(Failure::new(FailureKind::WrongState, message))));
-    }
+fn not_found() -> Failure {
+    Failure::new(FailureKind::NotFound, "container or exec does not exist".to_owned())
+}
 
-    fn start(&mut self, ticket: Ticket, instance: Instance, effects: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Created => {
-                self.phase = Phase::Starting { reply: ticket, early_exit: None };
-                effects.push(Effect::Release(instance));
-            }
-            Phase::Creating { .. }
-            | Phase::Failing { .. }
-            | Phase::Starting { .. }
-            | Phase::Running
-            | Phase::Stopped(_)
-            | Phase::Removing { .. } => self.refuse(ticket, "start", effects),
-        }
-    }
+/// A process that an earlier supervisor left.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// In the supervisor's pid namespace.
+    pub pid: i32,
+    /// It waits for its start.
+    pub parked: bool,
+    /// How it ended, if that is known.
+    pub exit: Option<ExitRecord>,
+}
 
-    fn wait(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
-        match &self.phase {
-            Phase::Stopped(exit) | Phase::Removing { exit: Some(exit), .. } => {
-                effects.push(Effect::Reply(ticket, Reply::Exit(exit.clone())));
-            }
-            Phase::Failing { failure, .. } | Phase::Removing { failure: Some((_, failure)), .. } => {
-                effects.push(Effect::Reply(ticket, Reply::Refused(failure.clone())));
-            }
-            Phase::Removing { .. } => self.refuse(ticket, "wait for", effects),
-            Phase::Creating { .. } | Phase::Created | Phase::Starting { .. } | Phase::Running => {
-                if self.waiters.len() < WAITERS_PER_CONTAINER_MAX {
-                    self.waiters.push(ticket);
-                } else {
-                    let message = format!("container {}: more than {WAITERS_PER_CONTAINER_MAX} waiters", self.id);
-                    let failure = Failure::new(FailureKind::Overloaded, message);
-                    effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
-                }
-            }
+impl Found {
+    fn phase(self) -> Phase {
+        match self.exit {
+            Some(exit) => Phase::Stopped(exit),
+            None if self.parked => Phase::Created,
+            None => Phase::Running,
         }
-    }
-
-    fn kill(&mut self, ticket: Ticket, instance: Instance, signal: i32, all: bool, effects: &mut Vec<Effect>) {
-        match self.phase {
-            Phase::Created | Phase::Starting { .. } | Phase::Running => {
-                effects.push(Effect::Signal { instance, signal, all, reply: Some(ticket) });
-            }
-            Phase::Creating { .. } | Phase::Failing { .. } | Phase::Stopped(_) | Phase::Removing { .. } => {
-                self.refuse(ticket, "kill", effects);
-            }
-        }
-    }
-
-    fn delete(&mut self, ticket: Ticket, instance: Instance, force: bool, effects: &mut Vec<Effect>) {
-        match &mut self.phase {
-            Phase::Stopped(exit) => {
-                let exit = Some(exit.clone());
-                self.phase = Phase::Removing { replies: vec![ticket], exit, failure: None };
-                effects.push(Effect::Remove(instance));
-            }
-            Phase::Removing { replies, .. } => replies.push(ticket),
-            Phase::Created | Phase::Starting { .. } | Phase::Running if force => {
-                self.deleters.push(ticket);
-                effects.push(Effect::Signal { instance, signal: libc::SIGKILL, all: true, reply: None });
-            }
-            // Killed as soon as there is something to kill.
-            Phase::Creating { .. } | Phase::Failing { .. } if force => self.deleters.push(ticket),
-            Phase::Creating { .. }
-            | Phase::Failing { .. }
-            | Phase::Created
-            | Phase::Starting { .. }
-            | Phase::Running => self.refuse(ticket, "delete", effects),
-        }
-    }
-
-    fn not_cloned(&mut self, instance: Instance, failure: Failure, effects: &mut Vec<Effect>) {
-        if let Phase::Creating { reply, .. } = self.phase {
-            self.fail_waiters(&failure, effects);
-            // The preparation has undone itself, but removal is what frees the name.
-            self.phase = Phase::Removing { replies: Vec::new(), exit: None, failure: Some((reply, failure)) };
-            effects.push(Effect::Remove(instance));
-        }
-    }
-
-    fn set_up(&mut self, instance: Instance, parked: bool, effects: &mut Vec<Effect>) {
-        let Phase::Creating { reply, early_exit } = &mut self.phase else { return };
-        let (reply, early_exit) = (*reply, early_exit.take());
-        effects.push(Effect::Publish(instance, EventKind::Create));
-        if parked {
-            self.phase = Phase::Created;
-        } else {
-            effects.push(Effect::Publish(instance, EventKind::Start));
-            self.phase = Phase::Running;
-        }
-        effects.push(Effect::Reply(reply, Reply::Created(instance)));
-        if !self.deleters.is_empty() {
-            effects.push(Effect::Signal { instance, signal: libc::SIGKILL, all: true, reply: None });
-        }
-        if let Some(exit) = early_exit {
-            self.exited(instance, exit, effects);
-        }
-    }
-
-    fn set_up_failed(&mut self, instance: Instance, failure: Failure, effects: &mut Vec<Effect>) {
-        let Phase::Creating { reply, early_exit } = &mut self.phase else { return };
-        let (reply, reaped) = (*reply, early_exit.take().is_some());
-        self.fail_waiters(&failure, effects);
-        if reaped {
-            self.phase = Phase::Removing { replies: Vec::new(), exit: None, failure: Some((reply, failure)) };
-            effects.push(Effect::Reap(instance));
-            effects.push(Effect::Remove(instance));
-        } else {
-            self.phase = Phase::Failing { reply, failure };
-            // It is on its way out by itself, unless it hangs; the kill makes that certain.
-            effects.push(Effect::Signal { instance, signal: libc::SIGKILL, all: true, reply: None });
-        }
-    }
-
-    fn released(&mut self, instance: Instance, result: Result<(), Failure>, effects: &mut Vec<Effect>) {
-        let Phase::Starting { reply, early_exit } = &mut self.phase else { return };
-        let (reply, early_exit) = (*reply, early_exit.take());
-        // Without the program the process ends by itself; its exit is told like any other.
-        self.phase = Phase::Running;
-        match result {
-            Ok(()) => {
-                effects.push(Effect::Publish(instance, EventKind::Start));
-                effects.push(Effect::Reply(reply, Reply::Done));
-            }
-            Err(failure) => effects.push(Effect::Reply(reply, Reply::Refused(failure))),
-        }
-        if let Some(exit) = early_exit {
-            self.exited(instance, exit, effects);
-        }
-    }
-
-    /// Nobody was reached: it still waits, and can be started again.
-    fn not_released(&mut self, instance: Instance, failure: Failure, effects: &mut Vec<Effect>) {
-        let Phase::Starting { reply, early_exit } = &mut self.phase else { return };
-        let (reply, early_exit) = (*reply, early_exit.take());
-        self.phase = Phase::Created;
-        effects.push(Effect::Reply(reply, Reply::Refused(failure)));
-        if let Some(exit) = early_exit {
-            self.exited(instance, exit, effects);
-        }
-    }
-
-    fn exited(&mut self, instance: Instance, exit: ExitRecord, effects: &mut Vec<Effect>) {
-        match &mut self.phase {
-            Phase::Creating { early_exit, .. } | Phase::Starting { early_exit, .. } => *early_exit = Some(exit),
-            Phase::Failing { reply, failure } => {
-                let failure = Some((*reply, failure.clone()));
-                self.phase = Phase::Removing { replies: Vec::new(), exit: None, failure };
-                effects.push(Effect::Reap(instance));
-                effects.push(Effect::Remove(instance));
-            }
-            Phase::Created | Phase::Running => {
-                effects.push(Effect::RecordExit(instance, exit.clone()));
-                effects.push(Effect::Reap(instance));
-                for waiter in self.waiters.drain(..) {
-                    effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));
-                }
-                if self.auto_remove || !self.deleters.is_empty() {
-                    let replies = std::mem::take(&mut self.deleters);
-                    self.phase = Phase::Removing { replies, exit: Some(exit), failure: None };
-                    effects.push(Effect::Remove(instance));
-                } else {
-                    self.phase = Phase::Stopped(exit);
-                }
-            }
-            // A process ends once.
-            Phase::Stopped(_) | Phase::Removing { .. } => {}
-        }
-    }
-
-    /// True when the container is gone for good.
-    fn removed(&mut self, instance: Instance, result: Result<(), Failure>, effects: &mut Vec<Effect>) -> bool {
-        let Phase::Removing { replies, exit, failure } = &mut self.phase else { return false };
-        let mut replies = std::mem::take(replies);
-        replies.append(&mut self.deleters);
-        if let Some((ticket, failure)) = failure.take() {
-            effects.push(Effect::Forget(instance));
-            effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
-            // Whoever wanted it gone has what they wanted.
-            effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
-            return true;
-        }
-        match (result, exit.take()) {
-            (Err(failure), Some(exit)) => {
-                // It keeps its name and can be deleted again.
-                self.phase = Phase::Stopped(exit);
-                effects
-                    .extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Refused(failure.clone()))));
-                false
-            }
-            _ => {
-                effects.push(Effect::Publish(instance, EventKind::Delete));
-                effects.push(Effect::Forget(instance));
-                effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
-                true
-            }
-        }
-    }
-
-    fn fail_waiters(&mut self, failure: &Failure, effects: &mut Vec<Effect>) {
-        let refused = |ticket| Effect::Reply(ticket, Reply::Refused(failure.clone()));
-        effects.extend(self.waiters.drain(..).map(refused));
     }
 }

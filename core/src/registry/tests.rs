@@ -4,6 +4,9 @@ use brood_launcher::state::ExitRecord;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::WAITERS_PER_CONTAINER_MAX;
+
+mod execs;
 
 fn exit(status: u8) -> ExitRecord {
     ExitRecord { status, signal: None, reason: None, time_ns: 1 }
@@ -13,26 +16,37 @@ fn failure() -> Failure {
     Failure::new(FailureKind::SetupFailed, "step".into())
 }
 
+fn command(registry: &mut Registry, ticket: u64, target: Instance, command: ProcessCommand) -> Vec<Effect> {
+    registry.handle(Input::Command(Ticket(ticket), Command::Process(target, command)))
+}
+
 /// A registry with one container, brought to a phase by the inputs that lead there.
 fn reached(phase: &str) -> (Registry, Instance) {
     let mut registry = Registry::default();
     registry.handle(Input::Command(Ticket(1), Command::Create { id: "a".into(), auto_remove: false }));
     let instance = registry.find("a").unwrap();
+    bring(&mut registry, instance, phase, true);
+    (registry, instance)
+}
+
+fn bring(registry: &mut Registry, instance: Instance, phase: &str, owns_pid_namespace: bool) {
     let mut event = |event| registry.handle(Input::Event(instance, event));
-    match phase {
-        "creating" => {}
-        "failing" => drop((event(Event::Cloned { pid: 7 }), event(Event::SetUpFailed(failure())))),
-        _ => drop((event(Event::Cloned { pid: 7 }), event(Event::SetUp { parked: phase != "running" }))),
+    if phase != "creating" {
+        event(Event::Cloned { pid: 7, owns_pid_namespace });
     }
     match phase {
-        "starting" => drop(registry.handle(Input::Command(Ticket(2), Command::Start(instance)))),
+        "creating" => {}
+        "failing" => drop(event(Event::SetUpFailed(failure()))),
+        _ => drop(event(Event::SetUp { parked: phase != "running" })),
+    }
+    match phase {
+        "starting" => drop(command(registry, 2, instance, ProcessCommand::Start)),
         "stopped" | "removing" => drop(registry.handle(Input::Event(instance, Event::Exited(exit(3))))),
         _ => {}
     }
     if phase == "removing" {
-        registry.handle(Input::Command(Ticket(3), Command::Delete { target: instance, force: false }));
+        command(registry, 3, instance, ProcessCommand::Delete { force: false });
     }
-    (registry, instance)
 }
 
 /// What a command meets: an effect that goes on, an answer, a refusal, or silence until something happens.
@@ -58,15 +72,16 @@ fn every_command_in_every_phase() {
     ];
     for (name, expected) in table {
         for (phase, expected) in PHASES.iter().zip(expected) {
-            let (mut registry, target) = reached(phase);
-            let command = match name {
-                "start" => Command::Start(target),
-                "wait" => Command::Wait(target),
-                "kill" => Command::Kill { target, signal: 15, all: false },
-                _ => Command::Delete { target, force: name == "force" },
-            };
-            let effects = registry.handle(Input::Command(Ticket(9), command));
-            assert_eq!(outcome(&effects), expected, "{name} while {phase}: {effects:?}");
+            for (kind, (mut registry, target)) in [("container", reached(phase)), ("exec", execs::reached(phase))] {
+                let request = match name {
+                    "start" => ProcessCommand::Start,
+                    "wait" => ProcessCommand::Wait,
+                    "kill" => ProcessCommand::Kill { signal: 15, all: false },
+                    _ => ProcessCommand::Delete { force: name == "force" },
+                };
+                let effects = command(&mut registry, 9, target, request);
+                assert_eq!(outcome(&effects), expected, "{name} of {kind} while {phase}: {effects:?}");
+            }
         }
     }
 }
@@ -74,7 +89,7 @@ fn every_command_in_every_phase() {
 #[test]
 fn an_exit_is_durable_before_anybody_is_told_and_reaped_after() {
     let (mut registry, instance) = reached("running");
-    registry.handle(Input::Command(Ticket(5), Command::Wait(instance)));
+    command(&mut registry, 5, instance, ProcessCommand::Wait);
     let effects = registry.handle(Input::Event(instance, Event::Exited(exit(7))));
     assert_eq!(
         effects,
@@ -107,14 +122,14 @@ fn a_removal_that_fails_can_be_tried_again() {
     let (mut registry, instance) = reached("removing");
     registry.handle(Input::Event(instance, Event::Removed(Err(failure()))));
     assert_eq!(registry.look(instance).map(|(status, ..)| status), Some(Status::Stopped));
-    let effects = registry.handle(Input::Command(Ticket(4), Command::Delete { target: instance, force: false }));
+    let effects = command(&mut registry, 4, instance, ProcessCommand::Delete { force: false });
     assert_eq!(effects, [Effect::Remove(instance)]);
 }
 
 #[test]
 fn a_forced_delete_of_what_is_being_created_kills_it_as_soon_as_it_is() {
     let (mut registry, target) = reached("creating");
-    registry.handle(Input::Command(Ticket(8), Command::Delete { target, force: true }));
+    command(&mut registry, 8, target, ProcessCommand::Delete { force: true });
     let effects = registry.handle(Input::Event(target, Event::SetUp { parked: true }));
     assert!(effects.contains(&Effect::Signal { instance: target, signal: libc::SIGKILL, all: true, reply: None }));
     registry.handle(Input::Event(target, Event::Exited(exit(137))));
@@ -127,20 +142,20 @@ fn a_start_that_reached_nobody_can_be_tried_again() {
     let (mut registry, target) = reached("starting");
     let effects = registry.handle(Input::Event(target, Event::NotReleased(failure())));
     assert_eq!(effects, [Effect::Reply(Ticket(2), Reply::Refused(failure()))]);
-    assert_eq!(outcome(&registry.handle(Input::Command(Ticket(9), Command::Start(target)))), "acts");
+    assert_eq!(outcome(&command(&mut registry, 9, target, ProcessCommand::Start)), "acts");
 }
 
 #[test]
 fn waiters_are_bounded() {
     let (mut registry, instance) = reached("running");
     for ticket in 0..WAITERS_PER_CONTAINER_MAX as u64 {
-        assert!(registry.handle(Input::Command(Ticket(100 + ticket), Command::Wait(instance))).is_empty());
+        assert!(command(&mut registry, 100 + ticket, instance, ProcessCommand::Wait).is_empty());
     }
-    let effects = registry.handle(Input::Command(Ticket(9999), Command::Wait(instance)));
+    let effects = command(&mut registry, 9999, instance, ProcessCommand::Wait);
     assert!(matches!(&effects[..], [Effect::Reply(_, Reply::Refused(f))] if f.kind == FailureKind::Overloaded));
     // One who goes away makes room, and is not told.
     assert!(registry.handle(Input::Abandon(Ticket(100), instance)).is_empty());
-    assert!(registry.handle(Input::Command(Ticket(10000), Command::Wait(instance))).is_empty());
+    assert!(command(&mut registry, 10000, instance, ProcessCommand::Wait).is_empty());
     let effects = registry.handle(Input::Event(instance, Event::Exited(exit(0))));
     assert!(!effects.contains(&Effect::Reply(Ticket(100), Reply::Exit(exit(0)))));
 }
@@ -153,6 +168,8 @@ struct Walk {
     answered: std::collections::HashSet<Ticket>,
     recorded: std::collections::HashSet<Instance>,
     reaped: std::collections::HashSet<Instance>,
+    /// Execs whose program was told to run.
+    execs: HashMap<Instance, Instance>,
 }
 
 impl Walk {
@@ -170,6 +187,23 @@ impl Walk {
                 Effect::RecordExit(instance, _) => {
                     assert!(self.recorded.insert(instance), "two exits of {instance:?}");
                     assert!(!self.reaped.contains(&instance), "reaped before the exit was durable");
+                    let role = &self.registry.lives[&instance].role;
+                    if matches!(role, Role::Init { own_pid_namespace: true, .. }) {
+                        let mut execs = self.execs.iter().filter(|(_, container)| **container == instance);
+                        let before = |exec: &Instance| self.recorded.contains(exec);
+                        assert!(execs.all(|(exec, _)| before(exec)), "an exec's exit after that of {instance:?}");
+                    }
+                }
+                Effect::Publish(exec, EventKind::StartProcess) => {
+                    let Some(Life { role: Role::Exec { container }, .. }) = self.registry.lives.get(&exec) else {
+                        panic!("{exec:?} is no exec");
+                    };
+                    self.execs.insert(exec, *container);
+                }
+                Effect::Remove(instance) => {
+                    let busy = |exec: &Instance| self.registry.lives.get(exec).is_some_and(Life::is_busy);
+                    let mut execs = self.registry.execs(instance);
+                    assert!(!execs.any(|(_, exec)| busy(&exec)), "{instance:?} is removed under its execs");
                 }
                 Effect::Reap(instance) => assert!(self.reaped.insert(instance), "reaped twice"),
                 _ => {}
@@ -185,18 +219,22 @@ impl Walk {
 
 proptest! {
     #[test]
-    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..12, 0u8..2, any::<bool>()), 0..200)) {
+    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..15, 0u8..4, any::<bool>()), 0..200)) {
         let mut walk = Walk::default();
         for (step, which, flag) in steps {
-            let id = ["a", "b"][usize::from(which)].to_owned();
-            let known = walk.registry.find(&id).unwrap_or(Instance(u64::MAX));
+            let id = ["a", "b"][usize::from(which % 2)].to_owned();
+            let container = walk.registry.find(&id).unwrap_or(Instance(u64::MAX));
+            // Half of the inputs are for an exec of the container.
+            let exec = walk.registry.find_exec(container, "e").unwrap_or(Instance(u64::MAX));
+            let known = if which < 2 { container } else { exec };
             match step {
                 0 | 1 => walk.command(Command::Create { id, auto_remove: flag }),
-                2 => walk.command(Command::Start(known)),
-                3 => walk.command(Command::Wait(known)),
-                4 => walk.command(Command::Kill { target: known, signal: 9, all: flag }),
-                5 => walk.command(Command::Delete { target: known, force: flag }),
-                6 => walk.input(Input::Event(known, Event::Cloned { pid: 2 })),
+                2 => walk.command(Command::Process(known, ProcessCommand::Start)),
+                3 => walk.command(Command::Process(known, ProcessCommand::Wait)),
+                4 => walk.command(Command::Process(known, ProcessCommand::Kill { signal: 9, all: flag })),
+                5 => walk.command(Command::Process(known, ProcessCommand::Delete { force: flag })),
+                6 | 14 => walk.input(Input::Event(known, Event::Cloned { pid: 2, owns_pid_namespace: flag })),
+                12 | 13 => walk.command(Command::Exec { target: container, id: "e".into(), auto_remove: flag }),
                 7 => walk.input(Input::Event(known, Event::SetUp { parked: flag })),
                 8 if flag => walk.input(Input::Event(known, Event::SetUpFailed(failure()))),
                 8 => walk.input(Input::Event(known, Event::NotCloned(failure()))),
@@ -209,13 +247,18 @@ proptest! {
         // Whatever came before, a removal of everything answers everybody.
         for id in ["a", "b"] {
             let Some(known) = walk.registry.find(id) else { continue };
-            for event in [Event::SetUp { parked: false }, Event::Released(Ok(())), Event::Exited(exit(0))] {
-                walk.input(Input::Event(known, event));
+            let execs: Vec<Instance> = walk.registry.execs(known).map(|(_, exec)| exec).collect();
+            let finish = [Event::SetUp { parked: false }, Event::Released(Ok(())), Event::Exited(exit(0))];
+            for (instance, event) in execs.iter().chain([&known]).flat_map(|one| finish.iter().map(|event| (*one, event))) {
+                walk.input(Input::Event(instance, event.clone()));
             }
-            walk.command(Command::Delete { target: known, force: true });
-            walk.input(Input::Event(known, Event::Removed(Ok(()))));
+            for instance in execs.into_iter().chain([known]) {
+                walk.command(Command::Process(instance, ProcessCommand::Delete { force: true }));
+                walk.input(Input::Event(instance, Event::Removed(Ok(()))));
+            }
             prop_assert_eq!(walk.registry.find(id), None);
         }
+        prop_assert!(walk.registry.lives.is_empty());
         prop_assert_eq!(walk.answered.len() as u64, walk.tickets);
     }
 }

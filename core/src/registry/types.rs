@@ -3,11 +3,11 @@
 use brood_launcher::report::StepError;
 use brood_launcher::state::ExitRecord;
 
-/// One container for the whole of its life; never used again, unlike its ID.
+/// One container or exec for the whole of its life; never used again, unlike its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instance(pub u64);
 
-/// The container that a command is about.
+/// The container or exec that a command is about.
 pub type Target = Instance;
 
 /// A request that waits for its one [`Reply`].
@@ -19,9 +19,9 @@ pub struct Ticket(pub u64);
 pub enum Input {
     /// Somebody asks.
     Command(Ticket, Command),
-    /// Whoever waits for this container's exit has gone away.
+    /// Whoever waits for this process's exit has gone away.
     Abandon(Ticket, Instance),
-    /// Something happened to a container.
+    /// Something happened to a process.
     Event(Instance, Event),
 }
 
@@ -35,35 +35,49 @@ pub enum Command {
         /// Remove it when its init process ends.
         auto_remove: bool,
     },
-    /// Let the program of a created container run.
-    Start(Target),
-    /// Tell the exit of the init process.
-    Wait(Target),
+    /// Make an exec.
+    Exec {
+        /// In this container.
+        target: Target,
+        /// Its name, unique there; checked when it is prepared.
+        id: String,
+        /// Remove it when it ends.
+        auto_remove: bool,
+    },
+    /// To a container's init process, or to an exec.
+    Process(Target, ProcessCommand),
+}
+
+/// A request to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessCommand {
+    /// Let the program of a created process run.
+    Start,
+    /// Tell its exit.
+    Wait,
     /// Send a signal.
     Kill {
-        /// To which container.
-        target: Target,
         /// signal(7) number.
         signal: i32,
-        /// To all its processes.
+        /// To all processes of the container; for an init process only.
         all: bool,
     },
-    /// Remove it.
+    /// Remove it: with an init process, the container.
     Delete {
-        /// Which.
-        target: Target,
         /// Kill it first.
         force: bool,
     },
 }
 
-/// Something that happened to a container.
+/// Something that happened to a container's init process, or to an exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Its init process exists.
+    /// The process exists.
     Cloned {
         /// In the supervisor's pid namespace.
         pid: i32,
+        /// It is the first in a pid namespace: its end is the end of all in there.
+        owns_pid_namespace: bool,
     },
     /// It could not be prepared or cloned; there is no process.
     NotCloned(Failure),
@@ -78,7 +92,7 @@ pub enum Event {
     Released(Result<(), Failure>),
     /// A `start` that did not reach the process.
     NotReleased(Failure),
-    /// The init process ended; it has not been reaped yet.
+    /// The process ended; it has not been reaped yet.
     Exited(ExitRecord),
     /// The outcome of a removal.
     Removed(Result<(), Failure>),
@@ -93,22 +107,22 @@ pub enum Effect {
     Release(Instance),
     /// Send a signal, and reply if somebody asked.
     Signal {
-        /// To which container.
+        /// To which process.
         instance: Instance,
         /// signal(7) number.
         signal: i32,
-        /// To all its processes.
+        /// To all processes of its container.
         all: bool,
         /// Who asked.
         reply: Option<Ticket>,
     },
     /// Make the exit durable: exit file and journal.
     RecordExit(Instance, ExitRecord),
-    /// Reap the init process: only after its exit is durable, or when nobody will ever ask for it.
+    /// Reap the process: only after its exit is durable, or when nobody will ever ask for it.
     Reap(Instance),
     /// Write an event to the journal.
     Publish(Instance, EventKind),
-    /// Remove cgroup, state and name. Answered by `Removed`.
+    /// Remove what it holds: an exec its folder, a container its cgroup and folder. Answered by `Removed`.
     Remove(Instance),
     /// Drop all that is kept in memory.
     Forget(Instance),
@@ -123,14 +137,18 @@ pub enum EventKind {
     Create,
     /// The program runs.
     Start,
-    /// Nothing is left.
+    /// Set-up of an exec is complete.
+    ExecAdded,
+    /// The program of an exec runs.
+    StartProcess,
+    /// Nothing of the container is left.
     Delete,
 }
 
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// To `Create`.
+    /// To `Create` and `Exec`.
     Created(Instance),
     /// To `Wait`.
     Exit(ExitRecord),

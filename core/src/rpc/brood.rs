@@ -8,11 +8,12 @@ use capnp::Error;
 
 use super::container::ContainerServer;
 use super::convert::{labels_from, put_outcome, put_state};
+use super::handle::Handle;
 use super::stdio::Tickets;
 use super::{API_VERSION, events, oneshot};
 use crate::limits::INLINE_CONFIG_BYTES_MAX;
 use crate::registry::{Failure, FailureKind};
-use crate::supervisor::{Order, StdioOrder, Supervisor};
+use crate::supervisor::{Order, Supervisor};
 
 pub(super) struct BroodServer {
     supervisor: Rc<Supervisor>,
@@ -58,11 +59,7 @@ impl schema::brood::Server for BroodServer {
         };
         let mut results = results.get();
         put_outcome(results.reborrow().init_outcome(), created.as_ref().map(|_| ()));
-        let container = match created {
-            Ok((instance, exit)) => ContainerServer::created(self.supervisor.clone(), instance, exit),
-            Err(failure) => ContainerServer::failed(failure),
-        };
-        results.set_container(capnp_rpc::new_client(container));
+        results.set_container(self.container(Handle::created(&self.supervisor, created)));
         Ok(())
     }
 
@@ -74,11 +71,7 @@ impl schema::brood::Server for BroodServer {
         let found = self.supervisor.find(params.get()?.get_request()?.get_id()?.to_str()?);
         let mut results = results.get();
         put_outcome(results.reborrow().init_outcome(), found.as_ref().map(|_| ()));
-        let container = match found {
-            Ok(instance) => ContainerServer::found(self.supervisor.clone(), instance),
-            Err(failure) => ContainerServer::failed(failure),
-        };
-        results.set_container(capnp_rpc::new_client(container));
+        results.set_container(self.container(Handle::found(&self.supervisor, found)));
         Ok(())
     }
 
@@ -104,7 +97,7 @@ impl schema::brood::Server for BroodServer {
     ) -> Result<(), Error> {
         let request = params.get()?.get_request()?;
         let order = self.order(request.get_create()?)?;
-        let settings = oneshot::Settings::from(&request);
+        let settings = oneshot::Settings::new(request.get_output_limit(), request.get_timeout_ms());
         let outcome = match (order, settings) {
             (Ok(order), Ok(settings)) => oneshot::run(&self.supervisor, order, settings).await,
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
@@ -138,9 +131,13 @@ impl schema::brood::Server for BroodServer {
 }
 
 impl BroodServer {
+    fn container(&self, handle: Handle) -> schema::container::Client {
+        capnp_rpc::new_client(ContainerServer::new(handle, self.tickets.clone()))
+    }
+
     /// The order in a request. The outer error is a malformed message, the inner one a wrong request.
     fn order(&self, request: schema::create_request::Reader<'_>) -> Result<Result<Order, Failure>, Error> {
-        use schema::{create_request::source, stdio};
+        use schema::create_request::source;
         let source = match request.get_source().which()? {
             source::Bundle(path) => {
                 let path = std::path::PathBuf::from(path?.to_str()?);
@@ -157,13 +154,9 @@ impl BroodServer {
                 Source::Inline { config, host_overlay: request.get_host_overlay() }
             }
         };
-        let stdio = match request.get_stdio()?.which()? {
-            stdio::File(()) => StdioOrder::File,
-            stdio::Null(()) => StdioOrder::Null,
-            stdio::Passed(ticket) => match self.tickets.redeem(ticket?) {
-                Ok(stdio) => StdioOrder::Fds(stdio),
-                Err(reason) => return Ok(Err(invalid(reason))),
-            },
+        let stdio = match self.tickets.order(request.get_stdio()?)? {
+            Ok(stdio) => stdio,
+            Err(failure) => return Ok(Err(failure)),
         };
         Ok(Ok(Order {
             id: request.get_id()?.to_string()?,

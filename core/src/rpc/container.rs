@@ -4,70 +4,40 @@ use std::rc::Rc;
 
 use brood_schema::brood_capnp::container as schema;
 use capnp::Error;
-use futures::FutureExt;
-use futures::future::Shared;
 
-use super::convert::{put_exit, put_failure, put_reply, put_state};
-use crate::registry::{Command, Failure, FailureKind, Instance, Reply};
-use crate::supervisor::{Asked, Supervisor};
+use super::convert::{put_failure, put_outcome, put_reply, put_state};
+use super::handle::{Handle, signal};
+use super::process::ProcessServer;
+use super::stdio::Tickets;
+use super::{exec, oneshot};
+use crate::registry::{Failure, FailureKind, ProcessCommand};
 
-/// What a handle stands for.
-enum Handle {
-    /// A container; with its exit when this handle has waited for it since the creation.
-    Live { supervisor: Rc<Supervisor>, instance: Instance, exit: Option<Shared<Asked>> },
-    /// The failure of the call that was to make it: every call answers with that.
-    Failed(Failure),
+pub(super) struct ContainerServer {
+    handle: Handle,
+    tickets: Rc<Tickets>,
 }
 
-pub(super) struct ContainerServer(Handle);
-
 impl ContainerServer {
-    pub(super) fn created(supervisor: Rc<Supervisor>, instance: Instance, exit: Asked) -> ContainerServer {
-        ContainerServer(Handle::Live { supervisor, instance, exit: Some(exit.shared()) })
-    }
-
-    pub(super) fn found(supervisor: Rc<Supervisor>, instance: Instance) -> ContainerServer {
-        ContainerServer(Handle::Live { supervisor, instance, exit: None })
-    }
-
-    pub(super) fn failed(failure: Failure) -> ContainerServer {
-        ContainerServer(Handle::Failed(failure))
-    }
-
-    async fn ask(&self, command: impl FnOnce(Instance) -> Command) -> Reply {
-        match &self.0 {
-            Handle::Live { supervisor, instance, .. } => supervisor.ask(command(*instance)).await,
-            Handle::Failed(failure) => Reply::Refused(failure.clone()),
-        }
+    pub(super) fn new(handle: Handle, tickets: Rc<Tickets>) -> ContainerServer {
+        ContainerServer { handle, tickets }
     }
 }
 
 impl schema::Server for ContainerServer {
     async fn start(self: Rc<Self>, _: schema::StartParams, mut results: schema::StartResults) -> Result<(), Error> {
-        let reply = self.ask(Command::Start).await;
+        let reply = self.handle.ask(ProcessCommand::Start).await;
         put_reply(results.get().init_outcome(), &reply);
         Ok(())
     }
 
     async fn wait(self: Rc<Self>, _: schema::WaitParams, mut results: schema::WaitResults) -> Result<(), Error> {
-        let reply = match &self.0 {
-            Handle::Live { exit: Some(exit), .. } => exit.clone().await,
-            _ => self.ask(Command::Wait).await,
-        };
-        let outcome = results.get().init_outcome();
-        match &reply {
-            Reply::Exit(exit) => put_exit(outcome.init_exit(), exit),
-            Reply::Refused(failure) => put_failure(outcome.init_failure(), failure),
-            Reply::Created(_) | Reply::Done => return Err(Error::failed("a wait was answered with no exit".into())),
-        }
-        Ok(())
+        self.handle.wait(results.get().init_outcome()).await
     }
 
     async fn kill(self: Rc<Self>, params: schema::KillParams, mut results: schema::KillResults) -> Result<(), Error> {
         let request = params.get()?.get_request()?;
-        let signal = if request.get_signal() == 0 { libc::SIGTERM } else { i32::from(request.get_signal()) };
-        let all = request.get_all();
-        let reply = self.ask(|target| Command::Kill { target, signal, all }).await;
+        let (signal, all) = (signal(&request), request.get_all());
+        let reply = self.handle.ask(ProcessCommand::Kill { signal, all }).await;
         put_reply(results.get().init_outcome(), &reply);
         Ok(())
     }
@@ -78,23 +48,79 @@ impl schema::Server for ContainerServer {
         mut results: schema::DeleteResults,
     ) -> Result<(), Error> {
         let force = params.get()?.get_request()?.get_force();
-        let reply = self.ask(|target| Command::Delete { target, force }).await;
+        let reply = self.handle.ask(ProcessCommand::Delete { force }).await;
         put_reply(results.get().init_outcome(), &reply);
         Ok(())
     }
 
     async fn state(self: Rc<Self>, _: schema::StateParams, mut results: schema::StateResults) -> Result<(), Error> {
-        let found = match &self.0 {
-            Handle::Live { supervisor, instance, .. } => supervisor
-                .snapshot(*instance)
-                .ok_or_else(|| Failure::new(FailureKind::NotFound, "container does not exist".to_owned())),
-            Handle::Failed(failure) => Err(failure.clone()),
-        };
+        let gone = || Failure::new(FailureKind::NotFound, "container does not exist".to_owned());
+        let found = self.handle.target();
+        let found = found.and_then(|(supervisor, instance)| supervisor.snapshot(instance).ok_or_else(gone));
         let outcome = results.get().init_outcome();
         match &found {
             Ok(snapshot) => put_state(outcome.init_state(), snapshot),
             Err(failure) => put_failure(outcome.init_failure(), failure),
         }
+        Ok(())
+    }
+
+    async fn exec(self: Rc<Self>, params: schema::ExecParams, mut results: schema::ExecResults) -> Result<(), Error> {
+        let request = params.get()?.get_request()?;
+        let (handle, outcome) = match self.handle.target() {
+            Ok((supervisor, container)) => {
+                let created = match exec::order(request, container, &self.tickets)? {
+                    Ok(order) => supervisor.begin_exec(order).complete().await,
+                    Err(failure) => Err(failure),
+                };
+                let outcome = created.as_ref().map(|_| ()).map_err(Clone::clone);
+                (Handle::created(supervisor, created), outcome)
+            }
+            Err(failure) => (Handle::Failed(failure.clone()), Err(failure)),
+        };
+        let mut results = results.get();
+        put_outcome(results.reborrow().init_outcome(), outcome.as_ref().copied());
+        results.set_process(capnp_rpc::new_client(ProcessServer::new(handle)));
+        Ok(())
+    }
+
+    async fn process(
+        self: Rc<Self>,
+        params: schema::ProcessParams,
+        mut results: schema::ProcessResults,
+    ) -> Result<(), Error> {
+        let name = params.get()?.get_request()?.get_name()?.to_str()?;
+        let found = self.handle.target();
+        let found = found.and_then(|(supervisor, container)| {
+            supervisor.find_exec(container, name).map(|instance| (supervisor, instance))
+        });
+        let mut results = results.get();
+        put_outcome(results.reborrow().init_outcome(), found.as_ref().map(|_| ()));
+        let handle = match found {
+            Ok((supervisor, instance)) => Handle::found(supervisor, Ok(instance)),
+            Err(failure) => Handle::Failed(failure),
+        };
+        results.set_process(capnp_rpc::new_client(ProcessServer::new(handle)));
+        Ok(())
+    }
+
+    async fn exec_sync(
+        self: Rc<Self>,
+        params: schema::ExecSyncParams,
+        mut results: schema::ExecSyncResults,
+    ) -> Result<(), Error> {
+        let request = params.get()?.get_request()?;
+        let settings = oneshot::Settings::new(request.get_output_limit(), request.get_timeout_ms());
+        let outcome = match (self.handle.target(), settings) {
+            (Ok((supervisor, container)), Ok(settings)) => {
+                match exec::order(request.get_exec()?, container, &self.tickets)? {
+                    Ok(order) => oneshot::exec(supervisor, order, settings).await,
+                    Err(failure) => Err(failure),
+                }
+            }
+            (Err(failure), _) | (_, Err(failure)) => Err(failure),
+        };
+        oneshot::put(results.get().init_outcome(), &outcome);
         Ok(())
     }
 }

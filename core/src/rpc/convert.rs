@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use brood_launcher::state::{ExitRecord, INIT, Status};
+use brood_launcher::state::{ExitRecord, Status};
 use brood_schema::brood_capnp as schema;
 use capnp::struct_list;
 
 use crate::journal::JournalEvent;
 use crate::registry::{Failure, FailureKind, Reply};
-use crate::supervisor::Snapshot;
+use crate::supervisor::{ProcessSnapshot, Snapshot};
 
 type Entries<'a> = struct_list::Reader<'a, schema::key_value::Owned>;
 
@@ -95,28 +95,40 @@ pub(super) fn put_reply(to: schema::outcome::Builder<'_>, from: &Reply) {
 pub(super) fn put_state(mut to: schema::container_state::Builder<'_>, from: &Snapshot) {
     let state = &from.state;
     to.set_id(&state.id);
-    to.set_status(match from.status {
-        Status::Creating => schema::Status::Creating,
-        Status::Created => schema::Status::Created,
-        // The registry knows no pause.
-        Status::Running | Status::Paused => schema::Status::Running,
-        Status::Stopped => schema::Status::Stopped,
-    });
+    to.set_status(status(from.init.status));
     to.set_bundle(state.bundle.to_string_lossy().as_ref());
     to.set_rootfs(state.rootfs.to_string_lossy().as_ref());
     to.set_created_text(&state.created);
     to.set_oci_version(&state.oci_version);
     put_entries(to.reborrow().init_labels(state.labels.len() as u32), &state.labels);
     put_entries(to.reborrow().init_annotations(state.annotations.len() as u32), &state.annotations);
-    if let Ok(pid) = u32::try_from(from.pid)
-        && pid != 0
-    {
-        let mut init = to.reborrow().init_processes(1).get(0);
-        init.set_name(INIT);
-        init.set_pid(pid);
+    // The init process is in the list while it lives; how it ended is the container's own field.
+    let init = Some(&from.init).filter(|init| init.pid > 0);
+    let mut processes = to.reborrow().init_processes((from.execs.len() + usize::from(init.is_some())) as u32);
+    for (index, process) in (0..).zip(init.into_iter().chain(&from.execs)) {
+        put_process(processes.reborrow().get(index), process);
     }
+    if let Some(exit) = &from.init.exit {
+        put_exit(to.init_exit(), exit);
+    }
+}
+
+pub(super) fn put_process(mut to: schema::process_state::Builder<'_>, from: &ProcessSnapshot) {
+    to.set_name(&from.name);
+    to.set_pid(u32::try_from(from.pid).unwrap_or(0));
+    to.set_status(status(from.status));
     if let Some(exit) = &from.exit {
         put_exit(to.init_exit(), exit);
+    }
+}
+
+fn status(from: Status) -> schema::Status {
+    match from {
+        Status::Creating => schema::Status::Creating,
+        Status::Created => schema::Status::Created,
+        // The registry knows no pause.
+        Status::Running | Status::Paused => schema::Status::Running,
+        Status::Stopped => schema::Status::Stopped,
     }
 }
 

@@ -1,14 +1,17 @@
 //! The daemon's side of the RPC surface (`schema/brood.capnp`). The only module that knows Cap'n Proto RPC, together
 //! with [`crate::client`].
 //!
-//! `brood` and `container` implement the two handles, `events` the subscriptions, `oneshot` the captured run, `stdio` the
-//! hand-over of descriptors; `convert` is the only place where schema types become ours and back.
+//! `brood`, `container` and `process` implement the handles, `events` the subscriptions, `oneshot` the captured runs, `stdio`
+//! the hand-over of descriptors; `convert` and `exec` are where schema types become ours and back.
 
 mod brood;
 mod container;
 mod convert;
 mod events;
+mod exec;
+mod handle;
 mod oneshot;
+mod process;
 mod stdio;
 
 use std::cell::Cell;
@@ -30,7 +33,7 @@ use crate::socket;
 use crate::supervisor::Supervisor;
 
 /// Counts changes of the schema.
-pub const API_VERSION: u32 = 1;
+pub const API_VERSION: u32 = 2;
 /// Bytes read from and written to a connection at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
 

@@ -1,4 +1,5 @@
-//! `Brood.run`: one container from beginning to end, its output captured.
+//! `Brood.run` and `Container.execSync`: one container, or one exec, from beginning to end, its output captured. What is
+//! kept of the output is bounded (CVE-2022-31030).
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -16,8 +17,8 @@ use tokio::net::unix::pipe;
 use super::brood::invalid;
 use super::convert::{put_exit, put_failure};
 use crate::limits::{OUTPUT_LIMIT_DEFAULT, OUTPUT_LIMIT_MAX};
-use crate::registry::{Command, Failure, FailureKind, Instance, Reply};
-use crate::supervisor::{Order, StdioOrder, Supervisor};
+use crate::registry::{Failure, FailureKind, Instance, ProcessCommand, Reply};
+use crate::supervisor::{Creation, ExecOrder, Order, StdioOrder, Supervisor};
 
 /// How long a stream may stay open after the container is gone: somebody outside of it holds the other end.
 const STRAGGLERS: Duration = Duration::from_secs(1);
@@ -28,13 +29,14 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn from(request: &schema::run_request::Reader<'_>) -> Result<Settings, Failure> {
-        let limit = match request.get_output_limit() as usize {
+    /// 0 stands for the default, and for no timeout.
+    pub(super) fn new(output_limit: u32, timeout_ms: u64) -> Result<Settings, Failure> {
+        let limit = match output_limit as usize {
             0 => OUTPUT_LIMIT_DEFAULT,
             limit if limit <= OUTPUT_LIMIT_MAX => limit,
             limit => return Err(invalid(format!("outputLimit: {limit} is more than {OUTPUT_LIMIT_MAX}"))),
         };
-        let timeout = Some(request.get_timeout_ms()).filter(|ms| *ms > 0).map(Duration::from_millis);
+        let timeout = Some(timeout_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
         Ok(Settings { limit, timeout })
     }
 }
@@ -47,7 +49,7 @@ pub(super) struct Ran {
     stderr: Captured,
 }
 
-/// Kills the container when the caller goes away.
+/// Kills the process when the caller goes away.
 struct Abandoned {
     supervisor: Rc<Supervisor>,
     instance: Instance,
@@ -56,7 +58,7 @@ struct Abandoned {
 impl Drop for Abandoned {
     fn drop(&mut self) {
         // Refused when it has ended and is being removed, which is as good.
-        drop(self.supervisor.ask(Command::Delete { target: self.instance, force: true }));
+        drop(self.supervisor.ask(self.instance, ProcessCommand::Delete { force: true }));
     }
 }
 
@@ -64,13 +66,36 @@ pub(super) async fn run(supervisor: &Rc<Supervisor>, mut order: Order, settings:
     if order.id.is_empty() {
         order.id = format!("run-{:016x}", unique());
     }
-    let id = order.id.clone();
+    capture(supervisor, order.id.clone(), settings, |stdio| {
+        (order.stdio, order.start, order.auto_remove) = (StdioOrder::Fds(stdio), true, true);
+        supervisor.begin(order)
+    })
+    .await
+}
+
+pub(super) async fn exec(
+    supervisor: &Rc<Supervisor>,
+    mut order: ExecOrder,
+    settings: Settings,
+) -> Result<Ran, Failure> {
+    capture(supervisor, order.exec.id.clone(), settings, |stdio| {
+        (order.stdio, order.exec.park, order.auto_remove) = (StdioOrder::Fds(stdio), false, true);
+        supervisor.begin_exec(order)
+    })
+    .await
+}
+
+async fn capture(
+    supervisor: &Rc<Supervisor>,
+    id: String,
+    settings: Settings,
+    begin: impl FnOnce(Stdio) -> Creation,
+) -> Result<Ran, Failure> {
     let io_failure = |error: std::io::Error| Failure::new(FailureKind::Internal, format!("output pipe: {error}"));
     let (stdio, stdout, stderr) = pipes(settings.limit).map_err(io_failure)?;
-    (order.stdio, order.start, order.auto_remove) = (StdioOrder::Fds(stdio), true, true);
     let (stdout, stderr) = (stdout.begin(), stderr.begin());
 
-    let creation = supervisor.begin(order);
+    let creation = begin(stdio);
     // From here on, wherever the caller goes away.
     let guard = creation.instance.map(|instance| Abandoned { supervisor: supervisor.clone(), instance });
     let (instance, mut exit) = creation.complete().await?;
@@ -81,13 +106,13 @@ pub(super) async fn run(supervisor: &Rc<Supervisor>, mut order: Order, settings:
             Ok(reply) => reply,
             Err(_) => {
                 timed_out = true;
-                drop(supervisor.ask(Command::Kill { target: instance, signal: libc::SIGKILL, all: true }));
+                drop(supervisor.ask(instance, ProcessCommand::Kill { signal: libc::SIGKILL, all: true }));
                 exit.await
             }
         },
     };
     // The answer to this comes when the removal is complete: nothing is left when the caller hears of it.
-    let removed = supervisor.ask(Command::Delete { target: instance, force: true }).await;
+    let removed = supervisor.ask(instance, ProcessCommand::Delete { force: true }).await;
     drop(guard);
     if let Reply::Refused(failure) = removed
         && failure.kind != FailureKind::NotFound
@@ -103,7 +128,8 @@ pub(super) async fn run(supervisor: &Rc<Supervisor>, mut order: Order, settings:
     }
 }
 
-fn unique() -> u64 {
+/// A number for a name that nobody has.
+pub(super) fn unique() -> u64 {
     let mut bytes = [0; 8];
     // Cannot fail once the kernel is up; a clash would be refused as a taken name.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
@@ -139,7 +165,7 @@ impl Capture {
         Capturing { task: tokio::task::spawn_local(self.read(captured.clone())), captured }
     }
 
-    /// Reads to the end of file; beyond the limit it only reads, so that the container is never blocked.
+    /// Reads to the end of file; beyond the limit it only reads, so that the process is never blocked.
     async fn read(mut self, captured: Rc<RefCell<Captured>>) {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = self.pipe.read(&mut buffer).await {

@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 
 use brood_launcher::plan::Stdio;
 use brood_launcher::zygote::frame;
+use brood_schema::brood_capnp as schema;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::brood::invalid;
 use crate::limits::{TICKET_LIFETIME_S, TICKETS_MAX};
+use crate::registry::Failure;
 use crate::socket;
+use crate::supervisor::StdioOrder;
 use crate::watch::watch;
 
 /// Length of a ticket, bytes.
@@ -32,7 +36,7 @@ pub(super) struct Tickets {
 
 struct Issued {
     at: Instant,
-    stdio: Option<Stdio>,
+    stdio: Option<StdioOrder>,
 }
 
 impl Tickets {
@@ -66,11 +70,20 @@ impl Tickets {
     }
 
     /// The descriptors that came under this ticket; it is void from now on.
-    pub(super) fn redeem(&self, ticket: &[u8]) -> Result<Stdio, String> {
+    fn redeem(&self, ticket: &[u8]) -> Result<StdioOrder, String> {
         let ticket: &Ticket = ticket.try_into().map_err(|_| format!("stdio: a ticket has {TICKET_LEN} bytes"))?;
         let issued = self.issued.borrow_mut().remove(ticket).filter(|issued| issued.at.elapsed() < LIFETIME);
         let issued = issued.ok_or("stdio: unknown ticket, or it was used or is too old")?;
         issued.stdio.ok_or_else(|| "stdio: no descriptors were handed over under this ticket".to_owned())
+    }
+
+    /// Where a request wants the standard descriptors to come from. The outer error is a malformed message.
+    pub(super) fn order(&self, request: schema::stdio::Reader<'_>) -> capnp::Result<Result<StdioOrder, Failure>> {
+        Ok(match request.which()? {
+            schema::stdio::File(()) => Ok(StdioOrder::File),
+            schema::stdio::Null(()) => Ok(StdioOrder::Null),
+            schema::stdio::Passed(ticket) => self.redeem(ticket?).map_err(invalid),
+        })
     }
 
     async fn accept(self: Rc<Self>, listener: AsyncFd<OwnedFd>) {
@@ -107,10 +120,16 @@ impl Tickets {
                 result => break result.ok()?,
             }
         };
-        let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
+        let stdio = match fds.len() {
+            1 => StdioOrder::Terminal(fds.pop()?),
+            _ => {
+                let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds).ok()?;
+                StdioOrder::Fds(Stdio { stdin, stdout, stderr })
+            }
+        };
         let mut issued = self.issued.borrow_mut();
         let ticket = issued.get_mut(&buffer).filter(|_| length == TICKET_LEN)?;
-        ticket.stdio = Some(Stdio { stdin, stdout, stderr });
+        ticket.stdio = Some(stdio);
         Some(())
     }
 }

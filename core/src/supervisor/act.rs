@@ -10,13 +10,13 @@ use brood_launcher::remove;
 use brood_launcher::report::{Outcome, errno_text};
 use brood_launcher::signal;
 use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, START_SOCKET, exit_of_stranger, now_ns, open_process,
+    ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, StartSocket, exit_of_stranger, now_ns, open_process,
 };
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::launch::{read_reports, watch_reports};
-use super::{Reaper, Record, Supervisor};
+use super::{ContainerFiles, Files, Reaper, Record, Supervisor};
 use crate::journal::JournalEvent;
 use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
 
@@ -52,15 +52,18 @@ impl Supervisor {
     }
 
     fn release(self: &Rc<Self>, instance: Instance) {
-        let found = self.records.borrow().get(&instance).map(|record| (record.dir.clone(), record.state.clone()));
-        let Some((dir, state)) = found else { return };
+        let found = self.records.borrow().get(&instance).map(|record| {
+            let Files { start_socket, container, .. } = &record.files;
+            (start_socket.clone(), container.clone())
+        });
+        let Some((socket, container)) = found else { return };
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
-            let event = match supervisor.released(dir.clone()).await {
-                Event::Released(Ok(())) => {
+            let event = match (supervisor.released(socket).await, container) {
+                (Event::Released(Ok(())), Some(ContainerFiles { dir, state })) => {
                     Event::Released(supervisor.blocking(move || poststart(&dir, &state)).await.flatten())
                 }
-                event => event,
+                (event, _) => event,
             };
             supervisor.event(instance, event);
         });
@@ -68,16 +71,18 @@ impl Supervisor {
 
     fn signal(&self, instance: Instance, number: i32, all: bool) -> Result<(), Failure> {
         let records = self.records.borrow();
-        let not_running = || Failure::new(FailureKind::WrongState, "container not running".to_owned());
-        let record = records.get(&instance).ok_or_else(not_running)?;
+        let record = records.get(&instance);
+        let what = if record.is_some_and(|record| record.files.container.is_none()) { "process" } else { "container" };
+        let not_running = || Failure::new(FailureKind::WrongState, format!("{what} not running"));
+        let record = record.ok_or_else(not_running)?;
         let invalid = || Failure::new(FailureKind::InvalidRequest, format!("signal: {number} is no signal"));
         let signal = signal::from_number(number).ok_or_else(invalid)?;
-        let cgroup = &record.state.cgroup;
-        if all && !cgroup.as_os_str().is_empty() {
+        let cgroup = record.files.container.as_ref().map(|container| &container.state.cgroup);
+        if let Some(cgroup) = cgroup.filter(|cgroup| all && !cgroup.as_os_str().is_empty()) {
             if number == libc::SIGKILL {
                 if let Err(error) = cgroup::kill(cgroup) {
                     // Before Linux 5.14 there is no `cgroup.kill`; the init process takes its pid namespace along.
-                    tracing::warn!(container = record.state.id, %error, "only the init process is killed");
+                    tracing::warn!(container = record.files.id, %error, "only the init process is killed");
                 }
             } else {
                 let pids = cgroup::processes(cgroup).unwrap_or_default();
@@ -105,8 +110,8 @@ impl Supervisor {
     fn record_exit(&self, instance: Instance, exit: ExitRecord) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
-        if let Err(error) = record.dir.process(INIT).write_exit(&exit) {
-            tracing::error!(container = record.state.id, %error, "exit file");
+        if let Err(error) = record.files.dir.write_exit(&exit) {
+            tracing::error!(container = record.files.id, process = record.files.name, %error, "exit file");
         }
         self.append(record, "exit", Some(exit));
     }
@@ -117,6 +122,8 @@ impl Supervisor {
         let name = match kind {
             EventKind::Create => "create",
             EventKind::Start => "start-container",
+            EventKind::ExecAdded => "exec-added",
+            EventKind::StartProcess => "start-process",
             EventKind::Delete => "delete",
         };
         self.append(record, name, None);
@@ -124,10 +131,10 @@ impl Supervisor {
 
     fn append(&self, record: &Record, kind: &str, exit: Option<ExitRecord>) {
         let time = exit.as_ref().map_or_else(now_ns, |exit| exit.time_ns);
-        let (id, process) = (record.state.id.clone(), INIT.to_owned());
+        let (id, process) = (record.files.id.clone(), record.files.name.clone());
         let event = JournalEvent { seq: 0, time, kind: kind.to_owned(), id, process, pid: record.pid, exit };
         if let Err(error) = self.journal.borrow_mut().append(event) {
-            tracing::error!(container = record.state.id, %error, "journal");
+            tracing::error!(container = record.files.id, process = record.files.name, %error, "journal");
         }
     }
 
@@ -139,7 +146,7 @@ impl Supervisor {
         if let (Reaper::Us, Some(pidfd)) = (record.reaper, &pidfd) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
-                tracing::error!(container = record.state.id, %errno, "reap");
+                tracing::error!(container = record.files.id, process = record.files.name, %errno, "reap");
             }
         } else if let Some(keeper) = &self.keeper {
             keeper.recorded(record.pid, record.start_time);
@@ -147,12 +154,12 @@ impl Supervisor {
     }
 
     /// Connects to the parked process, and reads its last reports.
-    async fn released(&self, dir: ContainerDir) -> Event {
-        let gone = || Failure::new(FailureKind::WrongState, "cannot start a container that has stopped".to_owned());
-        let failed = |errno: Errno| internal(&format!("{START_SOCKET}: {}", errno_text(errno)));
+    async fn released(&self, socket: StartSocket) -> Event {
+        let gone = || Failure::new(FailureKind::WrongState, "cannot start what has stopped".to_owned());
+        let failed = |errno: Errno| internal(&format!("start.sock: {}", errno_text(errno)));
         let connected = self.blocking(move || {
             // Once connected it is started, whatever becomes of us.
-            dir.connect_for_start().inspect(|_| dir.forget_start())
+            socket.connect().inspect(|_| socket.remove())
         });
         let connection = match connected.await {
             Ok(Ok(connection)) => connection,
@@ -168,12 +175,12 @@ impl Supervisor {
                 Outcome::Failed(error) => Err(Failure::of_step(&error)),
                 Outcome::Parked | Outcome::Vanished => Err(gone()),
             },
-            Ok(Err(error)) => Err(internal(&format!("{START_SOCKET}: {error}"))),
+            Ok(Err(error)) => Err(internal(&format!("start.sock: {error}"))),
             Err(_) => Err(internal("the started process does not report; it may be stopped")),
         })
     }
 
-    /// The process of this container ended: look at its status, without reaping it.
+    /// This process ended: look at its status, without reaping it.
     pub(super) fn on_exit(self: &Rc<Self>, instance: Instance) {
         let exit = {
             let records = self.records.borrow();
@@ -194,13 +201,22 @@ impl Supervisor {
     }
 
     fn remove(self: &Rc<Self>, instance: Instance) {
-        let what = self.records.borrow().get(&instance).map(|record| (record.dir.clone(), record.state.clone()));
+        let what = self.records.borrow().get(&instance).map(|record| match &record.files.container {
+            Some(container) => Ok(container.clone()),
+            None => Err(record.files.dir.clone()),
+        });
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
             let result = match what {
                 // Never got as far as a folder.
                 None => Ok(()),
-                Some((dir, state)) => supervisor.blocking(move || remove(&dir, &state)).await.flatten(),
+                Some(Ok(container)) => {
+                    supervisor.blocking(move || remove(&container.dir, &container.state)).await.flatten()
+                }
+                Some(Err(dir)) => {
+                    let remove = move || dir.remove().map_err(|error| internal(&error.to_string()));
+                    supervisor.blocking(remove).await.flatten()
+                }
             };
             supervisor.event(instance, Event::Removed(result));
         });
@@ -217,7 +233,7 @@ fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
     }
 }
 
-/// Removes what a container without an init process holds.
+/// Removes what a container without an init process holds; execs that live on end here at the latest.
 pub(super) fn remove(dir: &ContainerDir, state: &ContainerState) -> Result<(), Failure> {
     let problems = remove::remove(dir, state, REMOVAL_PATIENCE).map_err(|error| internal(&error.to_string()))?;
     for problem in problems {

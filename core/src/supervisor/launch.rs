@@ -1,4 +1,4 @@
-//! From an order to a running (or parked) container.
+//! From an order to a running (or parked) process.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use brood_launcher::plan::{Io, Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Kept, Manager, StateError};
+use brood_launcher::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
@@ -17,17 +17,22 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
-use super::{Order, Reaper, Record, StdioOrder, Supervisor};
+use super::{Files, Order, Reaper, Record, StdioOrder, Supervisor, Work};
 use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
 
 /// A child on its way.
-struct Cloned {
-    plan: Plan,
+pub(super) struct Cloned {
+    pub(super) plan: Plan,
     /// Our end of the status pipe or socket.
-    status: OwnedFd,
-    /// Its hooks are ours to run.
+    pub(super) status: OwnedFd,
+    /// An init process's; an exec has no hooks.
+    pub(super) hooked: Option<Hooked>,
+}
+
+/// A container whose hooks are ours to run.
+pub(super) struct Hooked {
     kept: Kept,
     state: ContainerState,
     pid: i32,
@@ -36,13 +41,13 @@ struct Cloned {
 
 impl Supervisor {
     pub(super) fn begin_launch(self: &Rc<Self>, instance: Instance, ticket: Ticket) {
-        let Some(order) = self.orders.borrow_mut().remove(&ticket) else {
+        let Some(work) = self.orders.borrow_mut().remove(&ticket) else {
             return self.event(instance, Event::NotCloned(internal("the order is lost")));
         };
-        tokio::task::spawn_local(self.clone().launch(instance, order));
+        tokio::task::spawn_local(self.clone().launch(instance, work));
     }
 
-    async fn launch(self: Rc<Self>, instance: Instance, order: Order) {
+    async fn launch(self: Rc<Self>, instance: Instance, work: Work) {
         let limit = self.settings.start_timeout;
         let late = || {
             let message = format!("not set up within {} s (--start-timeout)", limit.as_secs_f32());
@@ -50,8 +55,14 @@ impl Supervisor {
         };
         let deadline = tokio::time::Instant::now() + limit;
         // What is given up here undoes itself when it is done: the reservation is dropped, a late child is killed.
-        let cloned = tokio::time::timeout_at(deadline, self.clone_child(instance, order)).await;
-        let Cloned { plan, status, kept, state, pid, dir } = match cloned.unwrap_or_else(|_| Err(late())) {
+        let cloned = tokio::time::timeout_at(deadline, async {
+            match work {
+                Work::Container(order) => self.clone_child(instance, order).await,
+                Work::Exec(order) => self.clone_exec(instance, order).await,
+            }
+        })
+        .await;
+        let Cloned { plan, status, hooked } = match cloned.unwrap_or_else(|_| Err(late())) {
             Ok(cloned) => cloned,
             Err(failure) => return self.event(instance, Event::NotCloned(failure)),
         };
@@ -59,6 +70,7 @@ impl Supervisor {
         let reports = async {
             let status = watch_reports(status).map_err(broken)?;
             let mut reader = read_reports(&status).await.map_err(broken)?;
+            let Some(Hooked { kept, state, pid, dir }) = hooked else { return Ok(reader.finish(&plan)) };
             if reader.awaits_hooks() {
                 let shown = state.clone();
                 let hooks = move || hooks::run(&kept, Point::CreateRuntime, &shown, pid);
@@ -80,9 +92,7 @@ impl Supervisor {
                 Outcome::Running => Event::SetUp { parked: false },
                 Outcome::Parked => Event::SetUp { parked: true },
                 Outcome::Failed(error) => Event::SetUpFailed(Failure::of_step(&error)),
-                Outcome::Vanished => {
-                    Event::SetUpFailed(internal("the container's process was killed while it was being set up"))
-                }
+                Outcome::Vanished => Event::SetUpFailed(internal("the process was killed while it was being set up")),
             },
             Ok(Err(failure)) => Event::SetUpFailed(failure),
             Err(_) => Event::SetUpFailed(late()),
@@ -113,7 +123,7 @@ impl Supervisor {
                 preserve: Vec::new(),
                 env: Vec::new(),
             };
-            prepare::prepare(&root, order, |dir, _| open_stdio(stdio, dir).map(Io::Descriptors))
+            prepare::prepare(&root, order, |dir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
         let Prepared { launch, status, kept, state, notes, reserved } = prepared;
@@ -128,30 +138,32 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
-        let (pid, dir) = (spawned.pid, reserved.dir().clone());
-        self.write_down(instance, spawned, reserved, state.clone())?;
-        Ok(Cloned { plan, status, kept, state, pid, dir })
+        let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
+        let (pid, dir, init) = (spawned.pid, reserved.dir().clone(), reserved.dir().process(INIT));
+        let files = || Files::of_init(reserved.keep(), state.clone());
+        self.write_down(instance, spawned, &init, owns_pid_namespace, files)?;
+        Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid, dir }) })
     }
 
-    fn write_down(
+    /// Writes the child down, in its folder and here, and watches it; kills it when that cannot be.
+    pub(super) fn write_down(
         self: &Rc<Self>,
         instance: Instance,
         spawned: Spawned,
-        reserved: Reserved,
-        state: ContainerState,
+        dir: &ProcessDir,
+        owns_pid_namespace: bool,
+        keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
         let Spawned { pid, pidfd, .. } = spawned;
-        let recorded = reserved.record_pid(pid).and_then(|record| {
+        let recorded = dir.record_pid(pid).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
         });
         match recorded {
-            Ok(record) => {
-                let dir = reserved.keep();
-                let start_time = record.start_time;
-                let record = Record { dir, state, pid, start_time, pidfd: Some(pidfd), reaper: Reaper::Us };
+            Ok(PidRecord { start_time, .. }) => {
+                let record = Record { files: keep(), pid, start_time, pidfd: Some(pidfd), reaper: Reaper::Us };
                 self.records.borrow_mut().insert(instance, record);
-                self.event(instance, Event::Cloned { pid });
+                self.event(instance, Event::Cloned { pid, owns_pid_namespace });
                 Ok(())
             }
             Err(error) => {
@@ -163,10 +175,7 @@ impl Supervisor {
 
     /// Removes what is left of a launch that brought no child.
     async fn undo(&self, error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
-        let failure = Failure {
-            errno: if let LaunchError::Spawn(error) = &error { error.errno.raw_os_error() } else { 0 },
-            ..Failure::new(FailureKind::LaunchFailed, error.to_string())
-        };
+        let failure = launch_failure(&error);
         // Killing and waiting may take a moment, which the loop does not have.
         let undone = self.blocking(move || {
             if let LaunchError::Spawn(error) = error {
@@ -212,24 +221,28 @@ pub(super) async fn read_reports(from: &AsyncFd<OwnedFd>) -> std::io::Result<Rep
     }
 }
 
-fn open_stdio(order: StdioOrder, dir: &ContainerDir) -> Result<Stdio, PrepareError> {
+/// The standard descriptors of a process whose folder this is.
+pub(super) fn open_stdio(order: StdioOrder, dir: &ProcessDir) -> Result<Io, Errno> {
     let null = |flags| rustix::fs::open(c"/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
-    let open = || -> Result<Stdio, Errno> {
-        let file = |name: &str| {
-            let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::open(dir.process(INIT).path().join(name), flags, Mode::from_raw_mode(0o600))
-        };
-        match order {
-            StdioOrder::Fds(stdio) => Ok(stdio),
-            StdioOrder::Null => {
-                Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? })
-            }
-            StdioOrder::File => {
-                Ok(Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? })
-            }
-        }
+    let file = |name: &str| {
+        let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(dir.path().join(name), flags, Mode::from_raw_mode(0o600))
     };
-    open().map_err(PrepareError::Pipe)
+    Ok(Io::Descriptors(match order {
+        StdioOrder::Terminal(socket) => return Ok(Io::Terminal(socket)),
+        StdioOrder::Fds(stdio) => stdio,
+        StdioOrder::Null => {
+            Stdio { stdin: null(OFlags::RDONLY)?, stdout: null(OFlags::WRONLY)?, stderr: null(OFlags::WRONLY)? }
+        }
+        StdioOrder::File => Stdio { stdin: null(OFlags::RDONLY)?, stdout: file("stdout")?, stderr: file("stderr")? },
+    }))
+}
+
+pub(super) fn launch_failure(error: &LaunchError) -> Failure {
+    Failure {
+        errno: if let LaunchError::Spawn(error) = error { error.errno.raw_os_error() } else { 0 },
+        ..Failure::new(FailureKind::LaunchFailed, error.to_string())
+    }
 }
 
 fn prepare_failure(error: PrepareError) -> Failure {

@@ -9,13 +9,15 @@
 //! One thread. An input is handled to the end, all its effects included, before the next one; effects that take time
 //! (launch, release, removal) run as tasks and come back as events.
 //!
-//! Reading order: here; `act` for the effects; `launch` for the way from order to running; `recover` for what an earlier
-//! supervisor left.
+//! Reading order: here; `act` for the effects; `launch` and `exec` for the way from order to running; `recover` for what
+//! an earlier supervisor left.
 
 mod act;
+mod exec;
 mod launch;
 mod recover;
 
+pub use exec::ExecOrder;
 pub use recover::sweep;
 
 use std::cell::{Cell, RefCell};
@@ -28,7 +30,9 @@ use std::time::Duration;
 use brood_launcher::plan::Stdio;
 use brood_launcher::prepare::Source;
 use brood_launcher::seal::SealedExe;
-use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, Manager, StateRoot};
+use brood_launcher::state::{
+    ContainerDir, ContainerState, ExitRecord, INIT, Manager, ProcessDir, StartSocket, StateRoot, Status,
+};
 use rustix::process::Rlimit;
 use tokio::sync::oneshot;
 
@@ -36,7 +40,9 @@ use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::limits::BLOCKING_THREADS_MAX;
 use crate::reactor::{Exits, Kind};
-use crate::registry::{Command, Event, Failure, FailureKind, Input, Instance, Registry, Reply, Ticket};
+use crate::registry::{
+    Command, Event, Failure, FailureKind, Input, Instance, ProcessCommand, Registry, Reply, Target, Ticket,
+};
 use crate::zygotes::Zygotes;
 
 /// How to run a supervisor.
@@ -86,12 +92,19 @@ pub enum StdioOrder {
     Null,
     /// These.
     Fds(Stdio),
+    /// A terminal, whose master the process sends to this socket.
+    Terminal(OwnedFd),
 }
 
-/// What the supervisor keeps of a container beside the core's view. An idle one costs one descriptor: its pidfd.
+/// What was ordered, until it is launched.
+enum Work {
+    Container(Order),
+    Exec(ExecOrder),
+}
+
+/// What the supervisor keeps of a process beside the core's view. An idle one costs one descriptor: its pidfd.
 struct Record {
-    dir: ContainerDir,
-    state: ContainerState,
+    files: Files,
     pid: i32,
     start_time: u64,
     /// Open from the clone until the process is reaped.
@@ -99,7 +112,42 @@ struct Record {
     reaper: Reaper,
 }
 
-/// Whose child a container's init is, and so who reaps it.
+/// A process on disk, and the names that go with it.
+struct Files {
+    /// The container's ID.
+    id: String,
+    /// `init`, or the exec's name.
+    name: String,
+    dir: ProcessDir,
+    start_socket: StartSocket,
+    /// With the init process: the container.
+    container: Option<ContainerFiles>,
+}
+
+#[derive(Clone)]
+struct ContainerFiles {
+    dir: ContainerDir,
+    state: ContainerState,
+}
+
+impl Files {
+    fn of_init(dir: ContainerDir, state: ContainerState) -> Files {
+        Files {
+            id: state.id.clone(),
+            name: INIT.to_owned(),
+            dir: dir.process(INIT),
+            start_socket: dir.start_socket(),
+            container: Some(ContainerFiles { dir, state }),
+        }
+    }
+
+    fn of_exec(id: &str, name: &str, dir: ProcessDir) -> Files {
+        let start_socket = dir.start_socket();
+        Files { id: id.to_owned(), name: name.to_owned(), dir, start_socket, container: None }
+    }
+}
+
+/// Whose child a process is, and so who reaps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reaper {
     /// Launched by us.
@@ -115,24 +163,35 @@ enum Reaper {
 pub struct Snapshot {
     /// From `state.json`.
     pub state: ContainerState,
+    /// The init process, now.
+    pub init: ProcessSnapshot,
+    /// Its execs, sorted by name.
+    pub execs: Vec<ProcessSnapshot>,
+}
+
+/// A process as `state` and `list` show it.
+#[derive(Clone, Debug)]
+pub struct ProcessSnapshot {
+    /// `init`, or the exec's name.
+    pub name: String,
     /// Now.
-    pub status: brood_launcher::state::Status,
+    pub status: Status,
     /// 0 when there is no process.
     pub pid: i32,
-    /// Of the init process, once it ended.
+    /// Once it ended.
     pub exit: Option<ExitRecord>,
 }
 
-/// A creation on its way.
+/// The creation of a container or exec on its way.
 pub struct Creation {
-    /// The container, unless the order was refused at once.
+    /// The container or exec, unless the order was refused at once.
     pub instance: Option<Instance>,
     created: Asked,
     exit: Option<Asked>,
 }
 
 impl Creation {
-    /// Resolves when the container is set up (and running, if the order says so), with its coming exit.
+    /// Resolves when it is set up (and running, if the order says so), with its coming exit.
     ///
     /// # Errors
     /// An expected failure; nothing is left behind.
@@ -180,16 +239,18 @@ pub struct Supervisor {
     inputs: RefCell<VecDeque<Input>>,
     acting: Cell<bool>,
     records: RefCell<HashMap<Instance, Record>>,
-    orders: RefCell<HashMap<Ticket, Order>>,
+    orders: RefCell<HashMap<Ticket, Work>>,
     replies: RefCell<HashMap<Ticket, oneshot::Sender<Reply>>>,
     last_ticket: Cell<u64>,
     journal: RefCell<Journal>,
     exits: Exits,
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
-    /// Adopted containers whose process is gone and whose exit nobody has told yet.
+    /// Adopted processes that are gone and whose exit nobody has told yet.
     unaccounted: RefCell<Vec<Instance>>,
     blocking: tokio::sync::Semaphore,
+    /// Shared by the launches of execs from the request to a zygote until the child is written down.
+    launching_execs: tokio::sync::RwLock<()>,
 }
 
 impl Supervisor {
@@ -223,6 +284,7 @@ impl Supervisor {
             keeper,
             unaccounted: RefCell::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
+            launching_execs: tokio::sync::RwLock::new(()),
             settings,
         });
         tokio::task::spawn_local(supervisor.clone().watch_exits());
@@ -238,16 +300,32 @@ impl Supervisor {
     /// Begins to create a container. Its exit is waited for from the very beginning, so that it cannot be missed, not
     /// even by `auto_remove`.
     pub fn begin(self: &Rc<Self>, order: Order) -> Creation {
-        let ticket = self.new_ticket();
         let id = order.id.clone();
-        let taken = self.core.borrow().find(&id).is_some();
         let command = Command::Create { id: id.clone(), auto_remove: order.auto_remove };
-        self.orders.borrow_mut().insert(ticket, order);
+        self.begin_work(command, Work::Container(order), |core| core.find(&id))
+    }
+
+    /// The same for an exec.
+    pub fn begin_exec(self: &Rc<Self>, order: ExecOrder) -> Creation {
+        let (target, id) = (order.container, order.exec.id.clone());
+        let command = Command::Exec { target, id: id.clone(), auto_remove: order.auto_remove };
+        self.begin_work(command, Work::Exec(order), |core| core.find_exec(target, &id))
+    }
+
+    fn begin_work(
+        self: &Rc<Self>,
+        command: Command,
+        work: Work,
+        find: impl Fn(&Registry) -> Option<Instance>,
+    ) -> Creation {
+        let ticket = self.new_ticket();
+        let taken = find(&self.core.borrow()).is_some();
+        self.orders.borrow_mut().insert(ticket, work);
         let created = self.ask_as(ticket, command, None);
         // Taken by the launch, unless the command was refused.
         self.orders.borrow_mut().remove(&ticket);
-        let instance = self.core.borrow().find(&id).filter(|_| !taken);
-        let exit = instance.map(|instance| self.ask(Command::Wait(instance)));
+        let instance = find(&self.core.borrow()).filter(|_| !taken);
+        let exit = instance.map(|instance| self.ask(instance, ProcessCommand::Wait));
         Creation { instance, created, exit }
     }
 
@@ -261,11 +339,11 @@ impl Supervisor {
         tokio::task::spawn_blocking(work).await.map_err(going_down)
     }
 
-    /// Hands a command to the core. It is handled when this returns, not when the answer is awaited, so that callers
+    /// Hands a command to a process to the core. It is handled when this returns, not when the answer is awaited, so that callers
     /// may rely on the order of their calls.
-    pub fn ask(self: &Rc<Self>, command: Command) -> Asked {
-        let waits_for = if let Command::Wait(instance) = command { Some(instance) } else { None };
-        self.ask_as(self.new_ticket(), command, waits_for)
+    pub fn ask(self: &Rc<Self>, target: Target, command: ProcessCommand) -> Asked {
+        let waits_for = (command == ProcessCommand::Wait).then_some(target);
+        self.ask_as(self.new_ticket(), Command::Process(target, command), waits_for)
     }
 
     fn ask_as(self: &Rc<Self>, ticket: Ticket, command: Command, waits_for: Option<Instance>) -> Asked {
@@ -284,13 +362,32 @@ impl Supervisor {
         self.core.borrow().find(id).ok_or_else(missing)
     }
 
+    /// The exec of a container that has this name now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find_exec(&self, container: Instance, name: &str) -> Result<Instance, Failure> {
+        let missing = || Failure::new(FailureKind::NotFound, format!("exec does not exist: {name}"));
+        self.core.borrow().find_exec(container, name).ok_or_else(missing)
+    }
+
     /// How a container is now; `None` when it is gone, or not written down yet.
     #[must_use]
     pub fn snapshot(&self, instance: Instance) -> Option<Snapshot> {
+        let init = self.process_snapshot(instance)?;
+        let state = self.records.borrow().get(&instance)?.files.container.as_ref()?.state.clone();
+        let execs: Vec<Instance> = self.core.borrow().execs(instance).map(|(_, exec)| exec).collect();
+        let execs = execs.into_iter().filter_map(|exec| self.process_snapshot(exec)).collect();
+        Some(Snapshot { state, init, execs })
+    }
+
+    /// How a process is now; `None` as with [`Supervisor::snapshot`].
+    #[must_use]
+    pub fn process_snapshot(&self, instance: Instance) -> Option<ProcessSnapshot> {
         let core = self.core.borrow();
         let (status, pid, exit) = core.look(instance)?;
-        let state = self.records.borrow().get(&instance)?.state.clone();
-        Some(Snapshot { state, status, pid, exit: exit.cloned() })
+        let name = self.records.borrow().get(&instance)?.files.name.clone();
+        Some(ProcessSnapshot { name, status, pid, exit: exit.cloned() })
     }
 
     /// All containers, sorted by ID.
@@ -320,7 +417,7 @@ impl Supervisor {
     /// Kills and removes every container; returns when none is left.
     pub async fn kill_all(self: &Rc<Self>) {
         let instances: Vec<Instance> = self.core.borrow().iter().map(|(_, instance)| instance).collect();
-        let delete = |target| self.ask(Command::Delete { target, force: true });
+        let delete = |target| self.ask(target, ProcessCommand::Delete { force: true });
         let asked: Vec<Asked> = instances.into_iter().map(delete).collect();
         for reply in asked {
             if let Reply::Refused(failure) = reply.await {

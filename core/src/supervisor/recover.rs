@@ -1,4 +1,4 @@
-//! Taking over the containers that an earlier supervisor of the same state root left.
+//! Taking over the containers, and their execs, that an earlier supervisor of the same state root left.
 //!
 //! | found | becomes |
 //! | --- | --- |
@@ -8,20 +8,22 @@
 //! | process gone, the keeper knows | stopped, with the keeper's record |
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
-//! | no pid file | half made: killed by its cgroup and removed |
+//! | no pid file | half made: killed by its cgroup and removed; of an exec only the folder is removed |
+//!
+//! Execs are taken over in the same way, before their container's exit is told.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, Manager, ProcStat, START_SOCKET, StateError, StateRoot, now_ns,
-    open_process,
+    ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
+    StateRoot, is_namespace_init, now_ns, open_process,
 };
 
-use super::{Reaper, Record, Supervisor};
+use super::{Files, Reaper, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
-use crate::registry::Event;
+use crate::registry::{Event, Found, Instance};
 
 /// Removes what embedded supervisors left that were killed, and reservations that were never completed.
 pub fn sweep(root: &StateRoot) {
@@ -38,14 +40,66 @@ pub fn sweep(root: &StateRoot) {
     }
 }
 
+/// By pid and start time.
+type KeptExits<'a> = HashMap<(i32, u64), &'a KeptExit>;
+
+/// What an earlier supervisor left of one process.
+struct Remains {
+    pid: PidRecord,
+    /// Of a process that lives.
+    pidfd: Option<OwnedFd>,
+    parked: bool,
+    reaper: Reaper,
+    /// As recorded.
+    exit: Option<ExitRecord>,
+}
+
+impl Remains {
+    /// Fails when there is no pid file: it was not cloned, or nobody knows.
+    fn of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<Remains, StateError> {
+        let pid = dir.read_pid()?;
+        let exit = dir.read_exit().ok();
+        let pidfd = if exit.is_some() { None } else { open_process(pid) };
+        let keeper = nix::unistd::getppid().as_raw();
+        let reaper = match ProcStat::read(pid.pid) {
+            Some(stat) if pidfd.is_some() && stat.parent != keeper => Reaper::Stranger,
+            _ => Reaper::Keeper,
+        };
+        Ok(Remains { pid, pidfd, parked: start_socket.exists(), reaper, exit })
+    }
+
+    fn found(&self) -> Found {
+        Found { pid: self.pid.pid, parked: self.parked, exit: self.exit.clone() }
+    }
+}
+
+/// The execs of a container; folders of those that were never cloned are removed.
+fn execs_of(dir: &ContainerDir, id: &str) -> Vec<(String, Remains)> {
+    let names = dir.execs().unwrap_or_else(|error| {
+        tracing::warn!(container = id, %error, "execs are left alone");
+        Vec::new()
+    });
+    let found = names.into_iter().filter_map(|name| {
+        let exec = dir.process(&name);
+        match Remains::of(&exec, &exec.start_socket()) {
+            Ok(remains) => Some((name, remains)),
+            Err(_) => {
+                tracing::warn!(container = id, process = name, "half made: removed");
+                let _ = exec.remove();
+                None
+            }
+        }
+    });
+    found.collect()
+}
+
 impl Supervisor {
     /// Takes over what is there. `kept` are the exits that the keeper has seen meanwhile.
     ///
     /// # Errors
     /// The state directory cannot be read.
     pub fn recover(self: &Rc<Self>, kept: &[KeptExit]) -> Result<usize, StateError> {
-        let kept: HashMap<(i32, u64), &KeptExit> =
-            kept.iter().map(|exit| ((exit.pid, exit.start_time), exit)).collect();
+        let kept: KeptExits<'_> = kept.iter().map(|exit| ((exit.pid, exit.start_time), exit)).collect();
         let mut adopted = 0;
         sweep(&self.settings.root);
         for id in self.settings.root.list()? {
@@ -67,43 +121,47 @@ impl Supervisor {
         Ok(adopted)
     }
 
-    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &HashMap<(i32, u64), &KeptExit>) {
+    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &KeptExits<'_>) {
         let id = state.id.clone();
-        let init = dir.process(INIT);
-        let Ok(pid) = init.read_pid() else {
+        let Ok(init) = Remains::of(&dir.process(INIT), &dir.start_socket()) else {
             tracing::warn!(container = id, "half made: removed");
             if let Err(failure) = super::act::remove(&dir, &state) {
                 tracing::warn!(container = id, %failure, "remove");
             }
             return;
         };
-        let known = init.read_exit().ok();
-        let pidfd = if known.is_some() { None } else { open_process(pid) };
-        let parked = dir.path().join(START_SOCKET).exists();
-        let keeper = nix::unistd::getppid().as_raw();
-        let reaper = match ProcStat::read(pid.pid) {
-            Some(stat) if pidfd.is_some() && stat.parent != keeper => Reaper::Stranger,
-            _ => Reaper::Keeper,
+        let execs = execs_of(&dir, &id);
+        // A namespace's first process is the last one in there: with a live exec, a dead init process was none.
+        let owns_pid_namespace = match init.pidfd {
+            Some(_) => is_namespace_init(init.pid.pid),
+            None => !execs.iter().any(|(_, exec)| exec.pidfd.is_some()),
         };
-        let auto_remove = state.auto_remove;
-        let record = |pidfd| Record { dir, state, pid: pid.pid, start_time: pid.start_time, pidfd, reaper };
-        let instance = self.core.borrow_mut().adopt(&id, pid.pid, parked, auto_remove, known.clone());
-        match (known, pidfd) {
-            (Some(_), _) => drop(self.records.borrow_mut().insert(instance, record(None))),
-            (None, Some(pidfd)) => {
-                if let Err(error) = self.exits.watch(pidfd.as_fd(), instance.0) {
-                    tracing::error!(container = id, %error, "cannot watch");
-                }
-                self.records.borrow_mut().insert(instance, record(Some(pidfd)));
-            }
-            (None, None) => {
-                self.records.borrow_mut().insert(instance, record(None));
-                match kept.get(&(pid.pid, pid.start_time)) {
-                    Some(kept) => self.event(instance, Event::Exited(kept.exit.clone())),
-                    // Perhaps it ended a moment ago and the keeper has it on its list.
-                    None => self.unaccounted.borrow_mut().push(instance),
-                }
-            }
+        let container = self.core.borrow_mut().adopt(&id, state.auto_remove, owns_pid_namespace, init.found());
+        for (name, exec) in execs {
+            let instance = self.core.borrow_mut().adopt_exec(container, &name, exec.found());
+            self.enter(instance, exec, Files::of_exec(&id, &name, dir.process(&name)), kept);
+        }
+        self.enter(container, init, Files::of_init(dir, state), kept);
+    }
+
+    /// Writes down what was found, and watches it or tells how it ended.
+    fn enter(self: &Rc<Self>, instance: Instance, remains: Remains, files: Files, kept: &KeptExits<'_>) {
+        let Remains { pid, pidfd, reaper, exit, .. } = remains;
+        let watched = pidfd.is_some();
+        if let Some(pidfd) = &pidfd
+            && let Err(error) = self.exits.watch(pidfd.as_fd(), instance.0)
+        {
+            tracing::error!(container = files.id, process = files.name, %error, "cannot watch");
+        }
+        let record = Record { files, pid: pid.pid, start_time: pid.start_time, pidfd, reaper };
+        self.records.borrow_mut().insert(instance, record);
+        if watched || exit.is_some() {
+            return;
+        }
+        match kept.get(&(pid.pid, pid.start_time)) {
+            Some(kept) => self.event(instance, Event::Exited(kept.exit.clone())),
+            // Perhaps it ended a moment ago and the keeper has it on its list.
+            None => self.unaccounted.borrow_mut().push(instance),
         }
     }
 
@@ -138,7 +196,7 @@ impl Supervisor {
         }
     }
 
-    /// The keeper reaped a process that it had inherited: an adopted container's, or somebody's orphan.
+    /// The keeper reaped a process that it had inherited: one that was adopted, or somebody's orphan.
     fn kept_exit(self: &Rc<Self>, kept: &KeptExit) {
         let instance = self.records.borrow().iter().find_map(|(instance, record)| {
             let same = record.pid == kept.pid && record.start_time == kept.start_time;

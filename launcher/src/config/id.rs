@@ -1,8 +1,8 @@
-//! Container ids: names of directories and cgroups, so the alphabet is small.
+//! IDs of containers and execs: names of directories and cgroups, so the alphabet is small.
 
 use super::error::quote;
 
-/// Longest container id, in bytes: it becomes a file name (NAME_MAX).
+/// Longest id, in bytes: it becomes a file name (NAME_MAX).
 pub const MAX_ID_BYTES: usize = 255;
 
 /// What is wrong with a container id, beginning with the words that runc uses.
@@ -38,7 +38,7 @@ pub enum IdError {
     },
 }
 
-/// Checks a container id: 1 to 255 bytes of `[A-Za-z0-9_+.-]`, no dot in front.
+/// Checks the id of a container or exec: 1 to 255 bytes of `[A-Za-z0-9_+.-]`, no dot in front.
 ///
 /// # Errors
 /// Says what is wrong with which id.

@@ -27,7 +27,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
+use serde_json::{Value, json};
 
 pub use error::ConfigError;
 pub use id::{IdError, MAX_ID_BYTES, check_id};
@@ -86,6 +87,33 @@ fn check(raw: &[u8], options: LoadOptions) -> Result<(Spec, Vec<String>), Config
     notes.extend(validate(&spec)?);
     notes.extend(check_supported(&spec, options.ignore_unsupported)?);
     Ok((spec, notes))
+}
+
+/// Reads the JSON text of something that is called `name` in messages.
+///
+/// # Errors
+/// It is not JSON.
+pub fn parse_value(text: &[u8], name: &str) -> Result<Value, ConfigError> {
+    serde_json::from_slice(text)
+        .map_err(|error| ConfigError::syntax(error.line(), error.column(), &error.to_string()).in_file(Path::new(name)))
+}
+
+/// Checks the process of an exec, with the same checks as an init process, by way of a configuration that holds nothing
+/// else. Notes are as in [`Loaded`].
+///
+/// # Errors
+/// As [`load`]; the messages begin with "exec".
+pub fn check_process(process: Value, ignore_unsupported: bool) -> Result<(Process, Vec<String>), ConfigError> {
+    let spec = json!({
+        "ociVersion": "1.2.1", "process": process, "root": {"path": "/"},
+        "linux": {"namespaces": [{"type": "mount"}]},
+    });
+    let checked = check(spec.to_string().as_bytes(), LoadOptions { ignore_unsupported });
+    let checked = checked.and_then(|(spec, notes)| {
+        let process = spec.process().clone().ok_or_else(|| ConfigError::field("process", "missing"))?;
+        Ok((process, notes))
+    });
+    checked.map_err(|error| error.in_file(Path::new("exec")))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

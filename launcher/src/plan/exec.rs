@@ -5,7 +5,7 @@
 //! | oom score | the file in /proc belongs to the host's root |
 //! | cpu affinity | `initial` holds while namespaces are joined, `final` from then on |
 //! | join container | all namespaces but the pid namespace, which the clone is born in |
-//! | process, program | as for an init process |
+//! | process, park, program | as for an init process |
 
 use std::os::fd::OwnedFd;
 
@@ -34,6 +34,8 @@ pub struct ExecOptions {
     pub cgroup: Option<OwnedFd>,
     /// What of the container's configuration holds for every process in it.
     pub kept: Kept,
+    /// The listening socket at which it waits for its start; `None` to run at once.
+    pub park: Option<OwnedFd>,
 }
 
 /// Namespaces that an exec joins: the file below `/proc/PID/ns` and the bit.
@@ -84,6 +86,9 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
         die_with_parent: None,
     };
     let last = process::steps(process, own, &mut launch, &mut steps)?;
+    if let Some(socket) = options.park {
+        steps.push(Step::Park { socket: launch.add_fd(socket) });
+    }
     steps.extend(last);
     launch.plan.steps = steps;
     Ok(launch)

@@ -7,19 +7,21 @@
 //! <root>/<id>/init/process.json     the OCI process
 //! <root>/<id>/init/pid              pid and start time; written right after the clone
 //! <root>/<id>/init/exit             exit record; written once
+//! <root>/<id>/<exec>/               the same for an exec of that name, with a start.sock of its own
 //! ```
 //!
 //! The directory itself is the reservation of the name: it appears by a rename that refuses to replace, with its
 //! `state.json` inside, so there is never a folder without one. Files appear by rename too, so a reader sees a whole one
 //! or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
 
+mod folder;
 mod kept;
 mod process;
+mod start;
 mod status;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,8 +31,10 @@ use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
+pub use folder::ProcessDir;
 pub use kept::Kept;
-pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_and_start_time};
+pub use process::{ProcStat, exit_of_stranger, is_namespace_init, open_process, start_time, state_and_start_time};
+pub use start::StartSocket;
 pub use status::Status;
 
 /// Folder of the init process below the container's.
@@ -41,8 +45,12 @@ const NEW_PREFIX: &str = ".new.";
 const KEPT: &str = "kept.json";
 /// Locked by the daemon of the directory, as long as it lives.
 pub const LOCK: &str = "lock";
-/// Where a created container waits for `start`.
-pub const START_SOCKET: &str = "start.sock";
+
+/// Whether an exec cannot have this name: its folder would be taken for something else in the container's.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    name == INIT || name.ends_with(".json") || name.ends_with(".sock") || name.starts_with('.')
+}
 
 /// A failed access to the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -300,7 +308,7 @@ impl ContainerDir {
     /// The folder of one process of the container.
     #[must_use]
     pub fn process(&self, name: &str) -> ProcessDir {
-        ProcessDir(self.0.join(name))
+        ProcessDir::at(self.0.join(name))
     }
 
     /// Writes `state.json`.
@@ -338,48 +346,27 @@ impl ContainerDir {
         }
     }
 
-    /// A listening socket at `start.sock`. It is bound by way of the folder's descriptor, since a container's ID alone
-    /// may be longer than the 108 bytes of a socket address (unix(7)).
+    /// Where the init process waits for `start`.
+    #[must_use]
+    pub fn start_socket(&self) -> StartSocket {
+        StartSocket::in_folder(&self.0)
+    }
+
+    /// Names of the execs that have a folder, whether they live or not.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn listen_for_start(&self) -> Result<OwnedFd> {
-        let path = self.0.join(START_SOCKET);
-        self.start_socket(|socket, address| {
-            rustix::net::bind(socket, address)?;
-            rustix::net::listen(socket, 1)
-        })
-        .map_err(|errno| StateError::Io { path, source: errno.into() })
-    }
-
-    /// Connects to `start.sock`: this alone starts the program. What is read from the connection are its last reports.
-    ///
-    /// # Errors
-    /// ENOENT: started already; ECONNREFUSED: gone.
-    pub fn connect_for_start(&self) -> std::result::Result<OwnedFd, Errno> {
-        self.start_socket(|socket, address| rustix::net::connect(socket, address))
-    }
-
-    fn start_socket(
-        &self,
-        act: impl FnOnce(&OwnedFd, &rustix::net::SocketAddrUnix) -> std::result::Result<(), Errno>,
-    ) -> std::result::Result<OwnedFd, Errno> {
-        use rustix::fs::{Mode, OFlags};
-        use rustix::net::{AddressFamily, SocketFlags, SocketType};
-        use std::os::fd::AsRawFd;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&self.0, flags, Mode::empty())?;
-        let path = format!("/proc/self/fd/{}/{START_SOCKET}", directory.as_raw_fd());
-        let address = rustix::net::SocketAddrUnix::new(path)?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        act(&socket, &address)?;
-        Ok(socket)
-    }
-
-    /// Removes `start.sock`: the program was started, or can be no more.
-    pub fn forget_start(&self) {
-        // Missing is what is wanted; any other reason will show when the folder is removed.
-        let _ = std::fs::remove_file(self.0.join(START_SOCKET));
+    pub fn execs(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.0).map_err(at(&self.0))? {
+            let entry = entry.map_err(at(&self.0))?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            if !is_reserved(&name) && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Removes the folder: the name is free again.
@@ -388,77 +375,17 @@ impl ContainerDir {
     /// The file system refuses.
     pub fn remove(&self) -> Result<()> {
         // The names that nearly always are all, without listing the directories first.
-        let init = self.process(INIT).0;
-        for name in ["process.json", "pid", "exit", "stdout", "stderr"] {
-            let _ = std::fs::remove_file(init.join(name));
-        }
-        let _ = std::fs::remove_dir(&init);
+        self.process(INIT).remove_known();
         let _ = std::fs::remove_file(self.0.join(KEPT));
         let _ = std::fs::remove_file(self.0.join("state.json"));
-        if std::fs::remove_dir(&self.0).is_ok() {
-            return Ok(());
-        }
-        match std::fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(at(&self.0)(error)),
-            _ => Ok(()),
-        }
+        if std::fs::remove_dir(&self.0).is_ok() { Ok(()) } else { remove_tree(&self.0) }
     }
 }
 
-/// The folder of one process.
-#[derive(Clone, Debug)]
-pub struct ProcessDir(PathBuf);
-
-impl ProcessDir {
-    /// The folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Makes the folder and writes `process.json`.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn create(&self, process: &oci_spec::runtime::Process) -> Result<()> {
-        std::fs::DirBuilder::new().mode(0o700).create(&self.0).map_err(at(&self.0))?;
-        // Plainly, not by rename: nobody reads it before the container is there.
-        let path = self.0.join("process.json");
-        let bytes = serde_json::to_vec(process).map_err(|error| at(&path)(error.into()))?;
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(&bytes)).map_err(at(&path))
-    }
-
-    /// Writes `pid`.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn write_pid(&self, record: PidRecord) -> Result<()> {
-        write_json(&self.0.join("pid"), &record)
-    }
-
-    /// Reads `pid`.
-    ///
-    /// # Errors
-    /// It is missing (not cloned yet) or damaged.
-    pub fn read_pid(&self) -> Result<PidRecord> {
-        read_json(&self.0.join("pid"))
-    }
-
-    /// Writes `exit`.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn write_exit(&self, record: &ExitRecord) -> Result<()> {
-        write_json(&self.0.join("exit"), record)
-    }
-
-    /// Reads `exit`.
-    ///
-    /// # Errors
-    /// It is missing (not ended yet) or damaged.
-    pub fn read_exit(&self) -> Result<ExitRecord> {
-        read_json(&self.0.join("exit"))
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
     }
 }
 

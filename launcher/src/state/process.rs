@@ -52,6 +52,16 @@ impl ProcStat {
     }
 }
 
+/// Whether the process is the first of its own pid namespace, so that its end is the end of all in there
+/// (pid_namespaces(7)).
+#[must_use]
+pub fn is_namespace_init(pid: i32) -> bool {
+    // Its pids in all namespaces that it is in, the innermost last (proc_pid_status(5)).
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    pids.split_whitespace().last() == Some("1")
+}
+
 /// The exit of a process that is not our child: from its zombie, or, once that was reaped by its parent, from what the
 /// kernel keeps for holders of a handle (`PIDFD_GET_INFO`, Linux 6.15).
 #[must_use]

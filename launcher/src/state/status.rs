@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerDir, INIT, START_SOCKET, open_process};
+use super::{ContainerDir, INIT, open_process};
 use crate::cgroup;
 
 /// The statuses of the OCI runtime specification, and the `paused` that runc added to them.
@@ -45,7 +45,7 @@ impl ContainerDir {
             Err(_) => Status::Creating,
             Ok(record) if open_process(record).is_none() => Status::Stopped,
             Ok(_) if self.is_frozen() => Status::Paused,
-            Ok(_) if self.path().join(START_SOCKET).exists() => Status::Created,
+            Ok(_) if self.start_socket().exists() => Status::Created,
             Ok(_) => Status::Running,
         }
     }

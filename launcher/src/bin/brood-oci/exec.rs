@@ -4,16 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
-use brood_launcher::config;
+use brood_launcher::exec::{self, Changes, Program};
 use brood_launcher::plan::{ExecOptions, Io, build_exec};
-use brood_launcher::state::{INIT, Status, open_process};
+use brood_launcher::state::{INIT, Status};
 use clap::Args;
-use oci_spec::runtime::Process;
 use rustix::pipe::PipeFlags;
-use serde_json::{Value, json};
 
 use crate::console::{self, Console};
-use crate::documents::OCI_VERSION;
 use crate::inherited::Inherited;
 use crate::launch::{self, Launching};
 use crate::runtime::Runtime;
@@ -40,10 +37,10 @@ pub struct ExecArgs {
     #[arg(short, long)]
     tty: bool,
     /// UID or UID:GID
-    #[arg(short, long, value_name = "UID[:GID]", value_parser = user, allow_negative_numbers = true)]
-    user: Option<User>,
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = exec::parse_user, allow_negative_numbers = true)]
+    user: Option<(u32, Option<u32>)>,
     /// Supplementary group
-    #[arg(short = 'g', long, value_name = "GID", value_parser = user_id, allow_negative_numbers = true)]
+    #[arg(short = 'g', long, value_name = "GID", value_parser = exec::parse_id, allow_negative_numbers = true)]
     additional_gids: Vec<u32>,
     /// Return when the process runs
     #[arg(short, long)]
@@ -102,10 +99,13 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         }
         status => bail!("cannot exec in a {status} container"),
     }
-    let process = process(&args, &dir.process(INIT).path().join("process.json"))?;
+    let (process, notes) = program(&args)?.process(&dir, false)?;
+    for note in &notes {
+        runtime.messages.warning(note);
+    }
     let record = dir.process(INIT).read_pid()?;
-    let init = open_process(record).context("cannot exec in a stopped container")?;
-    let cgroup = launch::open_cgroup(&state.cgroup)?;
+    let init = exec::open_init(record)?;
+    let cgroup = exec::open_cgroup(&state.cgroup)?;
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("status pipe")?;
     let terminal = process.terminal().unwrap_or(false);
     let (console, childs) = Console::open(terminal, args.detach, args.console_socket.as_deref())?;
@@ -121,6 +121,7 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         preserve: inherited.fds,
         status: status_write,
         cgroup,
+        park: None,
     };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
     let launching = Launching { launch: build_exec(&process, options)?, status, pidfd_socket, hooks: None };
@@ -138,152 +139,24 @@ fn refuse_unsupported(args: &ExecArgs) -> anyhow::Result<()> {
 }
 
 /// The process of `--process`, or the container's own with what the options change.
-fn process(args: &ExecArgs, init: &std::path::Path) -> anyhow::Result<Process> {
-    let file = args.process.as_deref().unwrap_or(init);
-    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let mut process: Value = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-    if args.process.is_none() {
-        process["args"] = args.command.clone().into();
-        process["terminal"] = args.tty.into();
-        change(&mut process, args);
+fn program(args: &ExecArgs) -> anyhow::Result<Program> {
+    if let Some(file) = &args.process {
+        let text = std::fs::read(file).with_context(|| format!("exec: {}", file.display()))?;
+        return Ok(Program::Json(text));
     }
-    // The same checks as for an init process, by way of a configuration that holds nothing else.
-    let spec = json!({
-        "ociVersion": OCI_VERSION, "process": process, "root": {"path": "/"},
-        "linux": {"namespaces": [{"type": "mount"}]},
-    });
-    let (spec, _) = config::parse(&serde_json::to_vec(&spec)?)?;
-    config::validate(&spec)?;
-    config::check_supported(&spec, false)?;
-    spec.process().clone().context("no process")
-}
-
-fn change(process: &mut Value, args: &ExecArgs) {
-    if let Some(cwd) = &args.cwd {
-        process["cwd"] = cwd.as_str().into();
-    }
-    append(&mut process["env"], &args.env);
-    if let Some(user) = args.user {
-        process["user"]["uid"] = user.uid.into();
-        if let Some(gid) = user.gid {
-            process["user"]["gid"] = gid.into();
-        }
-    }
-    append(&mut process["user"]["additionalGids"], &args.additional_gids);
-    if let Some(profile) = &args.apparmor {
-        process["apparmorProfile"] = profile.as_str().into();
-    }
-    if let Some(label) = &args.process_label {
-        process["selinuxLabel"] = label.as_str().into();
-    }
-    if args.no_new_privs {
-        process["noNewPrivileges"] = true.into();
-    }
-    add_capabilities(&mut process["capabilities"], &args.cap);
-}
-
-/// As runc: never to the inheritable set (CVE-2022-29162); to the ambient one only where the container has inheritable
-/// capabilities, and there the kernel wants it in both.
-fn add_capabilities(capabilities: &mut Value, added: &[String]) {
-    if added.is_empty() {
-        return;
-    }
-    for set in ["bounding", "effective", "permitted"] {
-        append(&mut capabilities[set], added);
-    }
-    if capabilities["inheritable"].is_array() {
-        append(&mut capabilities["ambient"], added);
-    }
-}
-
-fn append<T: Clone + Into<Value>>(list: &mut Value, added: &[T]) {
-    let added = added.iter().cloned().map(Into::into);
-    match list.as_array_mut() {
-        Some(list) => list.extend(added),
-        None if added.len() > 0 => *list = added.collect(),
-        None => {}
-    }
-}
-
-/// What `--user` names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct User {
-    uid: u32,
-    gid: Option<u32>,
-}
-
-fn user(text: &str) -> Result<User, String> {
-    match text.split_once(':') {
-        None => Ok(User { uid: user_id(text)?, gid: None }),
-        Some((uid, gid)) => Ok(User { uid: user_id(uid)?, gid: Some(user_id(gid)?) }),
-    }
-}
-
-/// A uid or gid: digits and nothing else. A name is not looked up and never taken for 0 (CVE-2016-3697), nothing wraps
-/// around (CVE-2024-40635), and the highest number is none, since setresuid(2) takes it for "leave it as it is".
-fn user_id(text: &str) -> Result<u32, String> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(number) if digits && number != u32::MAX => Ok(number),
-        _ => Err(format!("{text:?} is not a number from 0 to {}", u32::MAX - 1)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_numbers_are_numbers() {
-        for (text, number) in [("0", 0), ("1000", 1000), ("007", 7), ("4294967294", u32::MAX - 1)] {
-            assert_eq!(user_id(text), Ok(number), "{text}");
-            assert_eq!(user(text), Ok(User { uid: number, gid: None }));
-            assert_eq!(user(&format!("{text}:{text}")), Ok(User { uid: number, gid: Some(number) }));
-        }
-        let wrong = [
-            "",
-            " ",
-            "root",
-            "-1",
-            "-0",
-            "+5",
-            " 5",
-            "5 ",
-            "5\n",
-            "5a",
-            "0x10",
-            "1e3",
-            "1.0",
-            "\u{665}",
-            "4294967295",
-            "4294967296",
-            "8589934592",
-            "18446744073709551616",
-            "99999999999999999999999",
-        ];
-        for text in wrong {
-            assert!(user_id(text).is_err(), "{text:?}");
-            for both in [text.to_owned(), format!("{text}:0"), format!("0:{text}")] {
-                assert!(user(&both).is_err(), "{both:?}");
-            }
-        }
-        for text in [":", "1:", ":1", "1:2:3", "1::2"] {
-            assert!(user(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn an_added_capability_is_ambient_only_beside_inheritable_ones() {
-        let added = ["CAP_SYS_TIME".to_owned()];
-        let mut plain = json!({ "bounding": ["CAP_KILL"] });
-        add_capabilities(&mut plain, &added);
-        let sets = json!({ "bounding": ["CAP_KILL", "CAP_SYS_TIME"], "effective": added, "permitted": added });
-        assert_eq!(plain, sets);
-        let mut inheriting = json!({ "inheritable": ["CAP_KILL"] });
-        add_capabilities(&mut inheriting, &added);
-        assert_eq!((&inheriting["ambient"], &inheriting["inheritable"]), (&json!(added), &json!(["CAP_KILL"])));
-        let mut none = Value::Null;
-        add_capabilities(&mut none, &[]);
-        assert_eq!(none, Value::Null);
-    }
+    let (uid, gid) = args.user.unzip();
+    Ok(Program::Changed(Changes {
+        args: args.command.clone(),
+        env: args.env.clone(),
+        cwd: args.cwd.clone(),
+        uid,
+        gid: gid.flatten(),
+        additional_gids: args.additional_gids.clone(),
+        apparmor_profile: args.apparmor.clone(),
+        selinux_label: args.process_label.clone(),
+        terminal: args.tty,
+        no_new_privileges: args.no_new_privs,
+        capabilities: args.cap.clone(),
+        ..Changes::default()
+    }))
 }

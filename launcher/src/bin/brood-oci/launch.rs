@@ -81,15 +81,6 @@ pub enum NotStarted {
     Vanished,
 }
 
-impl NotStarted {
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            NotStarted::Step(error) => error.exit_status(),
-            NotStarted::Vanished => 125,
-        }
-    }
-}
-
 pub fn create(runtime: &Runtime, args: CreateArgs) -> anyhow::Result<ExitCode> {
     launch(runtime, args, Mode::Create)?;
     Ok(ExitCode::SUCCESS)
@@ -264,17 +255,6 @@ pub fn wait(forwarder: &Forwarder, spawned: &Spawned, console: Console) -> anyho
     let relay = console.relay()?;
     forwarder.until_exit(spawned.pidfd.as_fd(), relay).context("wait for the process")?;
     reap(spawned.pidfd.as_fd())
-}
-
-/// Opens a container's cgroup for an exec to be born in.
-pub fn open_cgroup(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
-    use rustix::fs::{Mode, OFlags};
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let cgroup = rustix::fs::open(path, flags, Mode::empty());
-    cgroup.map(Some).with_context(|| format!("cgroup {}", path.display()))
 }
 
 /// Copies of our own standard descriptors, out of the way of the numbers 0 to 2.

@@ -60,7 +60,7 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
         Status::Stopped => bail!("cannot start a container that has stopped"),
         status => bail!("cannot start a container in the {status} state"),
     }
-    let connection = match dir.connect_for_start() {
+    let connection = match dir.start_socket().connect() {
         Ok(connection) => connection,
         Err(Errno::NOENT) => bail!("cannot start an already running container"),
         Err(Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
@@ -68,7 +68,7 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
     };
     let mut reader = ReportReader::default();
     reader.read_to_end(&connection).context("read from start.sock")?;
-    dir.forget_start();
+    dir.start_socket().remove();
     match reader.finish_start() {
         Outcome::Running => poststart(&dir).map(|()| ExitCode::SUCCESS),
         Outcome::Failed(error) => Err(NotStarted::from(error).into()),
@@ -105,6 +105,11 @@ pub fn own_cgroup(dir: &ContainerDir, id: &str, operation: &str) -> anyhow::Resu
 }
 
 pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
+    if args.signal == "0" {
+        // As kill(2): nothing is sent, only asked whether it could be.
+        let init = runtime.find(&args.id)?.process(INIT).read_pid().ok().and_then(open_process);
+        return init.map(|_| ExitCode::SUCCESS).context("container not running");
+    }
     let signal = signal::parse(&args.signal)?;
     let kill = |id: &str| match args.all {
         true => kill_all(runtime, id, signal),

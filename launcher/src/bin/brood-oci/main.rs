@@ -1,8 +1,8 @@
 //! `brood-oci`: the launcher as a daemonless OCI runtime, with the commands and flags of runc.
 //!
 //! Options are accepted before and after the container's ID. Messages go to standard error and to `--log`, since
-//! callers parse both. `run` exits with the container's status, or 125 (set-up failed), 126 (not executable), 127 (not
-//! found); `exec` with the process's, or 255; every other command with 0 or 1.
+//! callers parse both. `run` exits with the container's status, or 1; `exec` with the process's, or 255; every other
+//! command with 0 or 1.
 
 mod console;
 mod documents;
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let (runs, execs) = (matches!(cli.command, Some(Command::Run(_))), matches!(cli.command, Some(Command::Exec(_))));
+    let execs = matches!(cli.command, Some(Command::Exec(_)));
     let level = if cli.debug { Level::Debug } else { cli.log_level };
     let messages = Messages::new(cli.log.as_deref(), cli.log_format, level);
     let result = match &messages {
@@ -149,12 +149,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             messages.unwrap_or_default().error(&brood_launcher::usage::chain(&error));
-            let status = error.downcast_ref::<launch::NotStarted>().map_or(125, launch::NotStarted::exit_status);
-            ExitCode::from(match (runs, execs) {
-                (true, _) => status,
-                (_, true) => exec::EXEC_FAILED,
-                _ => 1,
-            })
+            if execs { ExitCode::from(exec::EXEC_FAILED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -69,7 +69,7 @@ fn the_fast_path_reads_the_same_as_serde_json() {
 #[test]
 fn the_template_of_runc_passes() {
     let (_, notes) = check(RUNC_SPEC, LoadOptions::default()).unwrap();
-    assert_eq!(notes, ["linux.resources.devices: the deny-all rule is not enforced until cgroup limits land"]);
+    assert_eq!(notes, Vec::<String>::new());
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! One more process in a running container: one round trip to a zygote, and no process of ours.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use brood_launcher::cgroup;
+use brood_launcher::exec::{self, ExecError, Prepared};
+use brood_launcher::state::ProcStat;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::act::internal;
+use super::launch::{Cloned, launch_failure, open_stdio};
+use super::{Files, StdioOrder, Supervisor};
+use crate::registry::{Failure, FailureKind, Instance};
+use crate::zygotes::{LaunchError, end_child};
+
+/// An exec to be made.
+#[derive(Debug)]
+pub struct ExecOrder {
+    /// In which container.
+    pub container: Instance,
+    /// What.
+    pub exec: exec::Order,
+    /// Its standard descriptors.
+    pub stdio: StdioOrder,
+    /// Remove it when it ends.
+    pub auto_remove: bool,
+}
+
+impl Supervisor {
+    /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
+    pub(super) async fn clone_exec(self: &Rc<Self>, instance: Instance, order: ExecOrder) -> Result<Cloned, Failure> {
+        let container = self.records.borrow().get(&order.container).and_then(|record| record.files.container.clone());
+        let container = container.ok_or_else(|| internal("the container is not written down"))?;
+        let (id, name) = (container.state.id.clone(), order.exec.id.clone());
+        let cgroup = container.state.cgroup.clone();
+        let prepare = move || {
+            exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| open_stdio(order.stdio, dir))
+        };
+        let prepared = self.blocking(prepare).await?.map_err(|error| failure(&error))?;
+        let Prepared { launch, status, notes, reserved } = prepared;
+        for note in &notes {
+            tracing::warn!(container = id, process = name, "{note}");
+        }
+        let (plan, fds) = (launch.plan, launch.fds);
+        let launching = self.launching_execs.read().await;
+        let spawned = match self.zygotes.launch(&plan, fds).await {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                drop(launching);
+                return Err(self.undo_exec(error, reserved, cgroup).await);
+            }
+        };
+        let dir = reserved.dir().clone();
+        self.write_down(instance, spawned, &dir, false, || Files::of_exec(&id, &name, reserved.keep()))?;
+        Ok(Cloned { plan, status, hooked: None })
+    }
+
+    /// Removes what is left of a launch that brought no child.
+    async fn undo_exec(&self, error: LaunchError, reserved: exec::Reserved, cgroup: PathBuf) -> Failure {
+        let failure = launch_failure(&error);
+        // With nobody on the way, a child of ours in there that is not written down is one that the dead zygote has left.
+        let all_known = self.launching_execs.write().await;
+        let known: HashSet<i32> = self.records.borrow().values().map(|record| record.pid).collect();
+        let undone = self.blocking(move || {
+            match error {
+                LaunchError::Spawn(error) => error.killed.iter().for_each(end_child),
+                LaunchError::ZygoteDied => end_strays(&cgroup, &known),
+                LaunchError::Send(_) => {}
+            }
+            drop(reserved);
+        });
+        if let Err(failure) = undone.await {
+            tracing::warn!(%failure, "undo an exec");
+        }
+        drop(all_known);
+        failure
+    }
+}
+
+/// Kills and reaps the children of ours in a container's cgroup that nobody knows. Those that have ended already, at
+/// their report to a status pipe that nobody reads any more, are not in `cgroup.procs`; unreaped they would keep the pid
+/// namespace from ending (pid_namespaces(7)).
+fn end_strays(cgroup: &Path, known: &HashSet<i32>) {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let pids = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.filter(|pid| !known.contains(pid)) {
+        let ours = ProcStat::read(pid).is_some_and(|stat| stat.parent == own) && cgroup::is_member(cgroup, pid);
+        let child = Pid::from_raw(pid).filter(|_| ours);
+        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).iter().for_each(end_child);
+    }
+}
+
+fn failure(error: &ExecError) -> Failure {
+    let kind = match error {
+        ExecError::Id(_) | ExecError::Reserved(_) | ExecError::Number(_) | ExecError::Process(_) => {
+            FailureKind::InvalidRequest
+        }
+        ExecError::InUse(_) => FailureKind::AlreadyExists,
+        ExecError::Stopped => FailureKind::WrongState,
+        ExecError::Plan(_) => FailureKind::LaunchFailed,
+        ExecError::State(_) | ExecError::Descriptor { .. } => FailureKind::Internal,
+    };
+    Failure::new(kind, error.to_string())
+}

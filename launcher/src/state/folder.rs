@@ -1,0 +1,101 @@
+//! The folder of one process, init or exec, below its container's.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{ExitRecord, PidRecord, Result, StartSocket, at, read_json, remove_tree, state_and_start_time, write_json};
+
+/// The folder of one process.
+#[derive(Clone, Debug)]
+pub struct ProcessDir(PathBuf);
+
+impl ProcessDir {
+    pub(super) fn at(path: PathBuf) -> ProcessDir {
+        ProcessDir(path)
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the folder and writes `process.json`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn create(&self, process: &oci_spec::runtime::Process) -> Result<()> {
+        std::fs::DirBuilder::new().mode(0o700).create(&self.0).map_err(at(&self.0))?;
+        // Plainly, not by rename: nobody reads it before the container is there.
+        let path = self.0.join("process.json");
+        let bytes = serde_json::to_vec(process).map_err(|error| at(&path)(error.into()))?;
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(&bytes)).map_err(at(&path))
+    }
+
+    /// Reads `process.json`, as it was written.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn read_process(&self) -> Result<serde_json::Value> {
+        read_json(&self.0.join("process.json"))
+    }
+
+    /// Writes `pid`, for the process that has just been cloned.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn record_pid(&self, pid: i32) -> Result<PidRecord> {
+        let record = PidRecord { pid, start_time: state_and_start_time(pid).map_or(0, |(_, time)| time) };
+        write_json(&self.0.join("pid"), &record)?;
+        Ok(record)
+    }
+
+    /// Reads `pid`.
+    ///
+    /// # Errors
+    /// It is missing (not cloned yet) or damaged.
+    pub fn read_pid(&self) -> Result<PidRecord> {
+        read_json(&self.0.join("pid"))
+    }
+
+    /// Writes `exit`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_exit(&self, record: &ExitRecord) -> Result<()> {
+        write_json(&self.0.join("exit"), record)
+    }
+
+    /// Reads `exit`.
+    ///
+    /// # Errors
+    /// It is missing (not ended yet) or damaged.
+    pub fn read_exit(&self) -> Result<ExitRecord> {
+        read_json(&self.0.join("exit"))
+    }
+
+    /// Where an exec waits for its start.
+    #[must_use]
+    pub fn start_socket(&self) -> StartSocket {
+        StartSocket::in_folder(&self.0)
+    }
+
+    /// Removes the folder: the name is free again.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn remove(&self) -> Result<()> {
+        self.start_socket().remove();
+        if self.remove_known() { Ok(()) } else { remove_tree(&self.0) }
+    }
+
+    /// Removes the files that nearly always are all, without listing the folder first. True when it is gone.
+    pub(super) fn remove_known(&self) -> bool {
+        for name in ["process.json", "pid", "exit", "stdout", "stderr"] {
+            let _ = std::fs::remove_file(self.0.join(name));
+        }
+        std::fs::remove_dir(&self.0).is_ok()
+    }
+}

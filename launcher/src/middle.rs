@@ -128,15 +128,15 @@ fn decode(bytes: [u8; WORD_LEN]) -> Result<(i32, OwnedFd), SpawnError> {
         *number = i32::from_le_bytes(*bytes);
     }
     let [what, first, second] = word;
-    let errno = Errno::from_raw_os_error(first);
+    let errno = || Errno::from_raw_os_error(first);
     match what {
         // SAFETY: clone3 of the middle process, which has ended, put the child's pidfd into the table that is ours too,
         // and nobody else knows of it.
         CLONED => Ok((first, unsafe { OwnedFd::from_raw_fd(second) })),
-        USER_REFUSED => Err(SpawnError::new("linux.namespaces: join the user namespace", errno)),
+        USER_REFUSED => Err(SpawnError::new("linux.namespaces: join the user namespace", errno())),
         OTHER_REFUSED => {
-            Err(SpawnError::new("linux.namespaces: join a namespace, with either user namespace's rights", errno))
+            Err(SpawnError::new("linux.namespaces: join a namespace, with either user namespace's rights", errno()))
         }
-        _ => Err(SpawnError::new("clone3", errno)),
+        _ => Err(SpawnError::new("clone3", errno())),
     }
 }

@@ -19,16 +19,13 @@ struct Pod {
 
 impl Pod {
     fn up(sandbox: &Sandbox, options: &[&str]) -> Self {
-        let map = format!("0:{FIRST}:65536");
-        let hold = "echo up; exec sleep 1000";
-        let mut process = sandbox
-            .command("unshare")
-            .args(["--user", "--map-users", &map, "--map-groups", &map, "--setuid", "0", "--setgid", "0"])
-            .args(options)
-            .args(["sh", "-c", hold])
-            .start();
+        let hold = ["sh", "-c", "echo up; exec sleep 1000"];
+        let mut process = sandbox.command("unshare").arg("--user").args(options).args(hold).start();
         process.output_until(|text| text.contains("up"));
         let pid = process.pid();
+        for file in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{pid}/{file}"), format!("0 {FIRST} 65536\n")).unwrap();
+        }
         Self { process, pid }
     }
 
@@ -62,7 +59,8 @@ fn join(bundle: &mut Bundle, pod: &Pod) {
     owned_by_first(bundle);
 }
 
-const SHOW: &str = "id -u; cat /proc/self/uid_map; for n in user net ipc uts; do readlink /proc/self/ns/$n; done; echo $$";
+const SHOW: &str =
+    "id -u; cat /proc/self/uid_map; for n in user net ipc uts; do readlink /proc/self/ns/$n; done; echo $$";
 
 #[test]
 fn the_namespaces_of_a_pod_are_joined() {
@@ -92,7 +90,7 @@ fn namespaces_of_the_host_are_joined_beside_one() {
         other.output_until(|text| text.contains("up"));
         let uts = format!("/proc/{}/ns/uts", other.pid());
         let mut bundle = Bundle::busybox(&sandbox, "bundle");
-        bundle.sh("readlink /proc/self/ns/uts /proc/self/ns/user");
+        bundle.sh("readlink /proc/self/ns/uts; readlink /proc/self/ns/user");
         bundle.config["hostname"] = Value::Null;
         bundle.config["linux"]["namespaces"] = json!([
             { "type": "user", "path": pod.path("user") }, { "type": "uts", "path": uts },

@@ -20,6 +20,7 @@ use super::process::ProcessOptions;
 use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, Step};
 use super::{attributes, hooks, mounts, process};
 use crate::report::errno_text;
+use crate::rootless;
 use crate::state::{ContainerState, Kept};
 
 /// The three standard descriptors of a container's process.
@@ -116,7 +117,20 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
     let own_users = namespaces.has(LinuxNamespaceType::User);
-    match process.oom_score_adj() {
+    if rootless::needed() && !own_users {
+        return Err(PlanError::new(
+            "linux.namespaces",
+            "an ordinary user needs a user namespace: {\"type\": \"user\"}",
+        ));
+    }
+    let oom_score_adj = process.oom_score_adj().filter(|value| {
+        let refused = rootless::needed() && *value < own_oom_score_adj();
+        if refused {
+            launch.details.push("process.oomScoreAdj: below our own, which takes root; left as it is".to_owned());
+        }
+        !refused
+    });
+    match oom_score_adj {
         Some(value) if own_users => launch.plan.oom_score_adj = Some(value),
         value => steps.extend(value.map(Step::OomScoreAdj)),
     }
@@ -153,6 +167,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         io: options.io,
         console: true,
         own_users,
+        groups_like: "self",
         die_with_parent: options.die_with_parent,
     };
     let last = process::steps(process, own, &mut launch, &mut steps)?;
@@ -173,6 +188,12 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
 #[must_use]
 pub fn needs_answers(spec: &Spec) -> bool {
     hooks::runtime_hooks(spec)
+}
+
+/// 0 when /proc is of no help.
+fn own_oom_score_adj() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 /// The namespaces of a configuration.

@@ -39,6 +39,9 @@ pub enum RootlessError {
         /// The kernel's reason.
         source: std::io::Error,
     },
+    /// The capabilities of the namespace's owner could not be kept.
+    #[error("capabilities of our user namespace: {}", crate::report::errno_text(*.0))]
+    Capabilities(rustix::io::Errno),
     /// newuidmap(1) or newgidmap(1) could not be run.
     #[error("newuidmap and newgidmap (Debian: uidmap): {}", crate::state::io_text(.0))]
     Helper(#[source] std::io::Error),
@@ -102,9 +105,20 @@ pub fn enter(ids: &HostIds) -> Result<(), RootlessError> {
     let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
     sys::unshare(namespaces).map_err(RootlessError::Namespace)?;
     match mapper {
-        Some(mapper) => mapper.map(),
-        None => map_own(own),
+        Some(mapper) => mapper.map()?,
+        None => map_own(own)?,
     }
+    keep_capabilities().map_err(RootlessError::Capabilities)
+}
+
+/// Ours is not the id 0 of the namespace, and any other loses its capabilities by an exec, unless they are ambient. Ours
+/// to come are that of the sealed copy and that of the zygote; the child clears them.
+fn keep_capabilities() -> Result<(), rustix::io::Errno> {
+    use rustix::thread::{capabilities, configure_capability_in_ambient_set, set_capabilities};
+    let mut sets = capabilities(None)?;
+    sets.inheritable = sets.permitted;
+    set_capabilities(None, sets)?;
+    sets.permitted.iter().try_for_each(|capability| configure_capability_in_ambient_set(capability, true))
 }
 
 /// Our own id and what else is wanted.

@@ -34,4 +34,5 @@ pub mod zygote;
 
 mod child;
 mod middle;
+mod netlink;
 mod parent;

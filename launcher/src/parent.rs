@@ -1,12 +1,13 @@
 //! What the cloning process does for a child that waits: all that takes privileges which the child lost with its user
-//! namespace.
+//! namespace, and what reaches into the host's network namespace.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::plan::{IdMaps, Plan};
+use crate::netlink::Netlink;
+use crate::plan::{IdMaps, NetDevice, Plan};
 use crate::spawn::{SpawnError, failed};
 use crate::sys;
 
@@ -25,7 +26,7 @@ pub(crate) fn half(proc: &OwnedFd, pid: i32, plan: &Plan) -> Result<(), SpawnErr
     for limit in &plan.rlimits {
         sys::set_rlimit_of(pid, limit).map_err(failed("process.rlimits"))?;
     }
-    Ok(())
+    if plan.net_devices.is_empty() { Ok(()) } else { child.move_devices(&plan.net_devices) }
 }
 
 struct Child<'a> {
@@ -54,9 +55,44 @@ impl Child<'_> {
         Ok(())
     }
 
+    /// Moves devices from our network namespace into the child's, as runc: under their new names, with their addresses, and
+    /// up (runtime-spec, config-linux, "Network Devices").
+    fn move_devices(&self, devices: &[NetDevice]) -> Result<(), SpawnError> {
+        let prepare = || -> Result<_, Errno> {
+            let theirs = self.open(&format!("{}/ns/net", self.pid))?;
+            let (ours, here) = (self.open("self/ns/net")?, Netlink::open()?);
+            // A socket belongs to the namespace in which it was opened.
+            sys::setns(theirs.as_fd(), libc::CLONE_NEWNET)?;
+            let there = Netlink::open();
+            sys::setns(ours.as_fd(), libc::CLONE_NEWNET)?;
+            Ok((theirs, here, there?))
+        };
+        let (theirs, here, there) = prepare().map_err(failed("linux.netDevices: the container's network namespace"))?;
+        for NetDevice { name, new_name } in devices {
+            let failed = |what: &'static str| {
+                move |errno| SpawnError::new(format!("linux.netDevices.{}: {what}", name.to_string_lossy()), errno)
+            };
+            let index = here.index(name.to_bytes()).map_err(failed("find the device"))?;
+            let addresses = here.addresses(index).map_err(failed("list its addresses"))?;
+            // A device that is up cannot be renamed.
+            here.set_up(index, false).map_err(failed("set it down"))?;
+            let namespace = theirs.as_raw_fd() as u32;
+            here.move_to(index, namespace, new_name.to_bytes()).map_err(failed("move it"))?;
+            let index = there.index(new_name.to_bytes()).map_err(failed("find it in the container"))?;
+            for address in &addresses {
+                there.add_address(index, address).map_err(failed("give it its address again"))?;
+            }
+            there.set_up(index, true).map_err(failed("set it up"))?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, path: &str) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat(self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
     fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(self.proc, format!("{}/{file}", self.pid), flags, Mode::empty())?;
+        let file = self.open(&format!("{}/{file}", self.pid))?;
         let mut bytes = vec![0; MAP_BYTES_MAX];
         let length = rustix::io::read(&file, &mut bytes)?;
         bytes.truncate(length);

@@ -1,6 +1,7 @@
 //! User namespaces: joined by path, several mappings, and what only the cloning process may set.
 //!
-//! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test userns` asks the same of runc.
+//! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test userns` asks the same of runc, which up to 1.1 joins a user
+//! namespace only when its mappings are given as well.
 
 use std::fs;
 use std::os::unix::fs::chown;

@@ -84,7 +84,6 @@ impl Check {
             "linux",
             [
                 ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
-                ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
                 ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
                 ("mountLabel", is_text(linux.mount_label())),
             ],

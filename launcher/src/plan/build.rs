@@ -14,10 +14,10 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Spec};
 
 use super::process::ProcessOptions;
-use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, Step};
+use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
 use super::{attributes, hooks, mounts, process};
 use crate::report::errno_text;
 use crate::rootless;
@@ -134,6 +134,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         Some(value) if own_users => launch.plan.oom_score_adj = Some(value),
         value => steps.extend(value.map(Step::OomScoreAdj)),
     }
+    launch.plan.net_devices = net_devices(spec)?;
     enter_namespaces(spec, &namespaces, &mut launch, &mut steps)?;
     if options.new_keyring {
         let name = c_string("id", format!("_ses.{}", options.container.id))?;
@@ -176,7 +177,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     steps.extend(hooks::child_hooks(spec, HookKind::StartContainer, &options.container)?);
     steps.extend(last);
-    if own_users {
+    if own_users || !launch.plan.net_devices.is_empty() {
         steps.insert(0, Step::AwaitParent);
     }
     launch.plan.steps = steps;
@@ -188,6 +189,21 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
 #[must_use]
 pub fn needs_answers(spec: &Spec) -> bool {
     hooks::runtime_hooks(spec)
+}
+
+/// In the order of their names, since config.json gives them none.
+fn net_devices(spec: &Spec) -> Result<Vec<NetDevice>, PlanError> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()).into_iter().flatten();
+    let devices: std::collections::BTreeMap<_, _> = devices.collect();
+    if rootless::needed() && !devices.is_empty() {
+        return Err(PlanError::new("linux.netDevices", "moving a network device takes root"));
+    }
+    let device = |(name, device): (&String, &LinuxNetDevice)| {
+        let field = format!("linux.netDevices.{name}");
+        let new_name = device.name().as_ref().filter(|new| !new.is_empty()).unwrap_or(name);
+        Ok(NetDevice { name: c_string(&field, name.as_str())?, new_name: c_string(&field, new_name.as_str())? })
+    };
+    devices.into_iter().map(device).collect()
 }
 
 /// 0 when /proc is of no help.
@@ -250,9 +266,10 @@ fn enter_namespaces(
                     LinuxNamespaceType::Time => NamespaceKind::Time,
                 };
                 let namespace = Namespace { kind, fd };
-                // From a user namespace of its own the child could not join one of the host's; and a pid namespace is
-                // joined in no other way.
-                if kind == NamespaceKind::Pid || namespaces.has(LinuxNamespaceType::User) {
+                // From a user namespace of its own the child could not join one of the host's; a pid namespace is joined
+                // in no other way; and devices are moved before the child's first step.
+                let early = kind == NamespaceKind::Network && !launch.plan.net_devices.is_empty();
+                if early || kind == NamespaceKind::Pid || namespaces.has(LinuxNamespaceType::User) {
                     launch.plan.born.push(namespace);
                 } else {
                     steps.push(Step::JoinNamespace(namespace));

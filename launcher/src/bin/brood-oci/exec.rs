@@ -99,7 +99,11 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         }
         status => bail!("cannot exec in a {status} container"),
     }
-    let (process, notes) = program(&args)?.process(&dir, false)?;
+    let checked = program(&args)?.process(&dir, false);
+    let (process, notes) = match &args.process {
+        Some(file) => checked.with_context(|| file.display().to_string())?,
+        None => checked?,
+    };
     for note in &notes {
         runtime.messages.warning(note);
     }

@@ -161,7 +161,8 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
     for note in &prepared.notes {
         runtime.messages.warning(note);
     }
-    let Prepared { launch, status, reserved, kept, state, .. } = prepared;
+    let Prepared { mut launch, status, reserved, kept, state, .. } = prepared;
+    console.fit(&mut launch.plan);
     for detail in &launch.details {
         runtime.messages.debug(detail);
     }

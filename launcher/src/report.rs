@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! launched without park:   Execing, end of file                     the program runs
+//! before either, with hooks: RuntimeHooks, whereupon the reader writes one byte
 //! created, then started:   Ready, end of file | (on the connection of `start`) Execing, end of file
 //! a step failed:           ... Failed { step, op, errno }, end of file
 //! killed on the way:       end of file without Execing or Ready
@@ -23,6 +24,8 @@ pub enum Report {
     Ready,
     /// The next system call is execve(2); end of file after this record says that it succeeded.
     Execing,
+    /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run, and one byte is to follow.
+    RuntimeHooks,
     /// A step failed and the child is about to exit.
     Failed {
         /// Position in [`Plan::steps`].
@@ -107,8 +110,8 @@ ops! {
     Ambient = 23, "set ambient capabilities";
     /// dup2(2).
     Duplicate = 24, "duplicate descriptor";
-    /// The identity maps never came.
-    AwaitMaps = 25, "wait for identity maps";
+    /// The parent's half was not done.
+    AwaitParent = 25, "wait for the parent's half";
     /// accept(2) at the start socket.
     Accept = 26, "wait for start";
     /// execve(2).
@@ -117,6 +120,26 @@ ops! {
     WrongObject = 28, "unexpected object";
     /// The plan names a descriptor that did not come with it.
     MissingFd = 29, "descriptor missing from the plan";
+    /// The runtime's hooks failed, or the runtime died.
+    AwaitHooks = 30, "wait for the runtime's hooks";
+    /// The state for a hook could not be written.
+    HookInput = 31, "write the state";
+    /// A hook ended with this status, in place of an errno.
+    HookExit = 32, "exit status";
+    /// A hook died of this signal, in place of an errno.
+    HookSignal = 33, "signal";
+    /// A hook took longer than it may.
+    HookTimeout = 34, "killed at its timeout";
+    /// Opening a pseudo-terminal.
+    OpenTerminal = 35, "open a pseudo-terminal";
+    /// `TIOCSWINSZ`.
+    WindowSize = 36, "set the window size";
+    /// `TIOCSCTTY`.
+    ControllingTerminal = 37, "set the controlling terminal";
+    /// sendmsg(2) of the terminal's master.
+    SendTerminal = 38, "send the terminal to the console socket";
+    /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
+    IdMap = 39, "map identities";
 }
 
 impl Report {
@@ -127,6 +150,7 @@ impl Report {
         match self {
             Report::Ready => bytes[0] = 1,
             Report::Execing => bytes[0] = 2,
+            Report::RuntimeHooks => bytes[0] = 4,
             Report::Failed { step, op, errno } => {
                 bytes[0] = 3;
                 bytes[1] = op as u8;
@@ -148,6 +172,7 @@ impl Report {
                 op: Op::from_code(bytes[1])?,
                 errno: Errno::from_raw_os_error(i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])),
             }),
+            4 => Some(Report::RuntimeHooks),
             _ => None,
         }
     }
@@ -187,10 +212,11 @@ struct Why {
 
 impl std::fmt::Display for Why {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.op != Op::Call && self.op != Op::Execve {
-            write!(f, "{}: ", self.op.text())?;
+        match self.op {
+            Op::Call | Op::Execve => f.write_str(&errno_text(self.errno)),
+            Op::HookExit | Op::HookSignal => write!(f, "{} {}", self.op.text(), self.errno.raw_os_error()),
+            op => write!(f, "{}: {}", op.text(), errno_text(self.errno)),
         }
-        f.write_str(&errno_text(self.errno))
     }
 }
 
@@ -239,7 +265,13 @@ impl ReportReader {
         }
     }
 
-    /// Reads a blocking descriptor to its end.
+    /// Whether the child waits for its `prestart` and `createRuntime` hooks, and for one byte after them.
+    #[must_use]
+    pub fn awaits_hooks(&self) -> bool {
+        self.last == Some(Report::RuntimeHooks)
+    }
+
+    /// Reads a blocking descriptor to its end, or to the point at which the child waits for hooks.
     ///
     /// # Errors
     /// As read(2).
@@ -248,7 +280,12 @@ impl ReportReader {
         loop {
             match rustix::io::read(from, &mut buffer) {
                 Ok(0) | Err(Errno::CONNRESET) => return Ok(()),
-                Ok(length) => self.push(buffer.get(..length).unwrap_or_default()),
+                Ok(length) => {
+                    self.push(buffer.get(..length).unwrap_or_default());
+                    if self.awaits_hooks() {
+                        return Ok(());
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
@@ -283,7 +320,7 @@ impl ReportReader {
         match self.last {
             Some(Report::Execing) => Outcome::Running,
             Some(Report::Ready) => Outcome::Parked,
-            None => Outcome::Vanished,
+            None | Some(Report::RuntimeHooks) => Outcome::Vanished,
             Some(Report::Failed { step, op, errno }) => {
                 let (step, object) = describe(usize::from(step)).unwrap_or_else(|| ("unknown step", String::new()));
                 Outcome::Failed(StepError { step: step.to_owned(), object, op, errno })
@@ -299,7 +336,9 @@ mod tests {
     #[test]
     fn reports_survive_the_wire() {
         let failed = |op| Report::Failed { step: 513, op, errno: Errno::NOENT };
-        let all = [Report::Ready, Report::Execing].into_iter().chain(Op::ALL.iter().map(|op| failed(*op)));
+        let all = [Report::Ready, Report::Execing, Report::RuntimeHooks]
+            .into_iter()
+            .chain(Op::ALL.iter().map(|op| failed(*op)));
         for report in all {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }

@@ -6,12 +6,23 @@ use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::{Child, Done, During, Failure};
+use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
 use crate::plan::FdIndex;
 use crate::report::{Op, Report};
 use crate::sys;
 
 impl<'a> Child<'a> {
+    /// Puts the preserved descriptors where the program finds them, and lets no other one through execve(2). Not at the
+    /// exec: by then a seccomp filter may be in force that forbids close_range(2). What is opened from here on is
+    /// close-on-exec from its birth.
+    pub(super) fn settle_descriptors(&self) -> Done {
+        let preserved = &self.birth.plan.preserve;
+        for (index, number) in preserved.iter().zip(FIRST_OTHER_FD..) {
+            sys::dup_to(self.fd(*index)?, number).during(Op::Duplicate)?;
+        }
+        sys::close_range_cloexec(FIRST_OTHER_FD + preserved.len() as i32).during(Op::Duplicate)
+    }
+
     /// As execvp(3) looks along PATH, but before anybody is told that the container is ready.
     pub(super) fn find_executable(&mut self, candidates: &'a [CString]) -> Done {
         let mut reason = Errno::NOENT;
@@ -45,8 +56,9 @@ impl<'a> Child<'a> {
 
     pub(super) fn exec(&self) -> Done {
         let program = self.program.ok_or(Failure { op: Op::Execve, errno: Errno::NOENT })?;
+        let arrays = self.birth.programs.last().ok_or(Failure { op: Op::Execve, errno: Errno::INVAL })?;
         self.report(Report::Execing);
-        Err(Failure { op: Op::Execve, errno: sys::execve(program, self.birth.argv, self.birth.env) })
+        Err(Failure { op: Op::Execve, errno: sys::execve(program, &arrays.argv, &arrays.env) })
     }
 }
 

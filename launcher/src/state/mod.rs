@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/<id>/state.json            what recovery and `state` need; written before the clone
-//! <root>/<id>/seccomp.json          the seccomp profile, if there is one: an exec is under it too
+//! <root>/<id>/kept.json             what of config.json is needed later: the seccomp profile, hooks ...; if anything is
 //! <root>/<id>/start.sock            exists from `create` until `start`
 //! <root>/<id>/init/process.json     the OCI process
 //! <root>/<id>/init/pid              pid and start time; written right after the clone
@@ -13,6 +13,7 @@
 //! `state.json` inside, so there is never a folder without one. Files appear by rename too, so a reader sees a whole one
 //! or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
 
+mod kept;
 mod process;
 
 use std::collections::BTreeMap;
@@ -27,14 +28,15 @@ use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
+pub use kept::Kept;
 pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_and_start_time};
 
 /// Folder of the init process below the container's.
 pub const INIT: &str = "init";
 /// Beginning of the names of reservations that are not complete; no ID begins with a dot.
 const NEW_PREFIX: &str = ".new.";
-/// The container's seccomp profile, if it has one.
-const SECCOMP: &str = "seccomp.json";
+/// What of config.json is needed later, if anything is.
+const KEPT: &str = "kept.json";
 /// Locked by the daemon of the directory, as long as it lives.
 pub const LOCK: &str = "lock";
 /// Where a created container waits for `start`.
@@ -67,7 +69,7 @@ pub enum StateError {
     },
 }
 
-fn io_text(error: &std::io::Error) -> String {
+pub(crate) fn io_text(error: &std::io::Error) -> String {
     Errno::from_io_error(error).map_or_else(|| error.to_string(), crate::report::errno_text)
 }
 
@@ -332,22 +334,22 @@ impl ContainerDir {
         read_json(&self.0.join("state.json"))
     }
 
-    /// Writes `seccomp.json`, for processes that come later.
+    /// Writes `kept.json`, unless there is nothing to keep.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn write_seccomp(&self, profile: &oci_spec::runtime::LinuxSeccomp) -> Result<()> {
-        write_json(&self.0.join(SECCOMP), profile)
+    pub fn write_kept(&self, kept: &Kept) -> Result<()> {
+        if *kept == Kept::default() { Ok(()) } else { write_json(&self.0.join(KEPT), kept) }
     }
 
-    /// Reads `seccomp.json`; `None` when the container has no profile.
+    /// Reads `kept.json`; without one nothing is kept.
     ///
     /// # Errors
     /// It is damaged or cannot be read: then nothing may run without it.
-    pub fn read_seccomp(&self) -> Result<Option<oci_spec::runtime::LinuxSeccomp>> {
-        match read_json(&self.0.join(SECCOMP)) {
-            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-            read => read.map(Some),
+    pub fn read_kept(&self) -> Result<Kept> {
+        match read_json(&self.0.join(KEPT)) {
+            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Kept::default()),
+            read => read,
         }
     }
 
@@ -421,7 +423,7 @@ impl ContainerDir {
             let _ = std::fs::remove_file(init.join(name));
         }
         let _ = std::fs::remove_dir(&init);
-        let _ = std::fs::remove_file(self.0.join(SECCOMP));
+        let _ = std::fs::remove_file(self.0.join(KEPT));
         let _ = std::fs::remove_file(self.0.join("state.json"));
         if std::fs::remove_dir(&self.0).is_ok() {
             return Ok(());

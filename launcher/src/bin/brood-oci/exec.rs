@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use brood_launcher::config;
-use brood_launcher::plan::{ExecOptions, build_exec};
+use brood_launcher::plan::{ExecOptions, Io, build_exec};
 use brood_launcher::state::{INIT, Status, open_process};
 use clap::Args;
 use oci_spec::runtime::Process;
@@ -13,6 +13,8 @@ use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
 use crate::Runtime;
+use crate::console::{self, Console};
+use crate::inherited::Inherited;
 use crate::launch::{self, Launching};
 use crate::signals::Forwarder;
 
@@ -33,7 +35,7 @@ pub struct ExecArgs {
     /// Environment variable
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
-    /// Allocate a terminal (not supported yet)
+    /// Allocate a terminal
     #[arg(short, long)]
     tty: bool,
     /// UID or UID:GID
@@ -48,10 +50,10 @@ pub struct ExecArgs {
     /// Write the pid to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// SELinux label (not supported yet)
+    /// SELinux label
     #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
-    /// AppArmor profile (not supported yet)
+    /// AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     apparmor: Option<String>,
     /// Set no_new_privs
@@ -60,7 +62,7 @@ pub struct ExecArgs {
     /// Add a capability
     #[arg(short, long, value_name = "CAP")]
     cap: Vec<String>,
-    /// Pass this many descriptors after 2 (only 0 is supported yet)
+    /// Pass this many descriptors after 2
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
     /// Sub-cgroup to run in (not supported yet)
@@ -69,10 +71,10 @@ pub struct ExecArgs {
     /// Run in a paused container too
     #[arg(long)]
     ignore_paused: bool,
-    /// Unix socket that receives the terminal (not supported yet)
+    /// Unix socket that receives the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Unix socket that receives the pidfd (not supported yet)
+    /// Unix socket that receives the pidfd
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
     /// Program and its arguments
@@ -82,6 +84,8 @@ pub struct ExecArgs {
 
 pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     refuse_unsupported(&args)?;
+    let inherited = Inherited::take(args.preserve_fds)?;
+    let pidfd_socket = args.pidfd_socket.as_deref().map(|path| console::connect("--pidfd-socket", path)).transpose()?;
     let dir = runtime.root.find(&args.id)?;
     let state = dir.read_state()?;
     match dir.status() {
@@ -93,24 +97,32 @@ pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     let init = open_process(record).context("cannot exec in a stopped container")?;
     let cgroup = launch::open_cgroup(&state.cgroup)?;
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("status pipe")?;
-    let stdio = launch::inherit().context("standard descriptors")?;
-    let seccomp = dir.read_seccomp()?;
-    let options = ExecOptions { seccomp, init, init_pid: record.pid, stdio, status: status_write, cgroup };
+    let terminal = process.terminal().unwrap_or(false);
+    let (console, childs) = Console::open(terminal, args.detach, args.console_socket.as_deref())?;
+    let io = match childs {
+        Some(socket) => Io::Terminal(socket),
+        None => Io::Descriptors(launch::inherit().context("standard descriptors")?),
+    };
+    let options = ExecOptions {
+        kept: dir.read_kept()?,
+        init,
+        init_pid: record.pid,
+        io,
+        preserve: inherited.fds,
+        status: status_write,
+        cgroup,
+    };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
-    let spawned = Launching { launch: build_exec(&process, options)?, status }.run(args.pid_file.as_deref())?;
+    let launching = Launching { launch: build_exec(&process, options)?, status, pidfd_socket, hooks: None };
+    let spawned = launching.run(args.pid_file.as_deref())?;
     match forwarder {
         None => Ok(ExitCode::SUCCESS),
-        Some(forwarder) => Ok(ExitCode::from(launch::wait(&forwarder, &spawned)?.status)),
+        Some(forwarder) => Ok(ExitCode::from(launch::wait(&forwarder, &spawned, console)?.status)),
     }
 }
 
 fn refuse_unsupported(args: &ExecArgs) -> anyhow::Result<()> {
-    ensure!(!args.tty && args.console_socket.is_none(), "exec: terminals are not supported yet");
-    ensure!(args.pidfd_socket.is_none(), "exec: --pidfd-socket is not supported yet");
-    ensure!(args.preserve_fds == 0, "exec: --preserve-fds is not supported yet");
     ensure!(args.cgroup.is_empty(), "exec: --cgroup is not supported yet");
-    ensure!(args.apparmor.is_none(), "exec: --apparmor is not supported yet");
-    ensure!(args.process_label.is_none(), "exec: --process-label is not supported yet");
     ensure!(args.process.is_some() || !args.command.is_empty(), "exec: a COMMAND is needed, or --process");
     Ok(())
 }
@@ -122,7 +134,7 @@ fn process(args: &ExecArgs, init: &std::path::Path) -> anyhow::Result<Process> {
     let mut process: Value = serde_json::from_slice(&text).with_context(|| format!("exec: {}", file.display()))?;
     if args.process.is_none() {
         process["args"] = args.command.clone().into();
-        process["terminal"] = false.into();
+        process["terminal"] = args.tty.into();
         change(&mut process, args)?;
     }
     // The same checks as for an init process, by way of a configuration that holds nothing else.
@@ -156,6 +168,12 @@ fn change(process: &mut Value, args: &ExecArgs) -> anyhow::Result<()> {
     }
     if !args.additional_gids.is_empty() {
         process["user"]["additionalGids"] = args.additional_gids.clone().into();
+    }
+    if let Some(profile) = &args.apparmor {
+        process["apparmorProfile"] = profile.as_str().into();
+    }
+    if let Some(label) = &args.process_label {
+        process["selinuxLabel"] = label.as_str().into();
     }
     if args.no_new_privs {
         process["noNewPrivileges"] = true.into();

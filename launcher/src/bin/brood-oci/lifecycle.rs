@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use brood_launcher::cgroup;
+use brood_launcher::hooks::{self, Point};
+use brood_launcher::remove;
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::signal;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError, Status, open_process};
+use brood_launcher::state::{ContainerDir, INIT, Manager, StateError, Status, open_process};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -60,7 +62,7 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
     reader.read_to_end(&connection).context("read from start.sock")?;
     dir.forget_start();
     match reader.finish_start() {
-        Outcome::Running => Ok(ExitCode::SUCCESS),
+        Outcome::Running => poststart(&dir).map(|()| ExitCode::SUCCESS),
         Outcome::Failed(error) => Err(NotStarted::from(error).into()),
         Outcome::Parked | Outcome::Vanished => Err(NotStarted::Vanished.into()),
     }
@@ -114,16 +116,27 @@ pub fn delete(runtime: &Runtime, args: &DeleteArgs) -> anyhow::Result<ExitCode> 
             }
         }
     }
-    remove(&dir)?;
+    remove(runtime, &dir)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes what a stopped container holds: the processes it left in its cgroup, the cgroup, the folder.
-pub fn remove(dir: &ContainerDir) -> anyhow::Result<()> {
+/// Runs the `poststart` hooks of a container whose program runs; when one fails, the container is killed.
+pub fn poststart(dir: &ContainerDir) -> anyhow::Result<()> {
+    let record = dir.process(INIT).read_pid()?;
+    hooks::run(&dir.read_kept()?, Point::Poststart, &dir.read_state()?, record.pid).map_err(|error| {
+        if let Some(init) = open_process(record) {
+            let _ = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
+        }
+        error.into()
+    })
+}
+
+/// Removes what a stopped container holds.
+pub fn remove(runtime: &Runtime, dir: &ContainerDir) -> anyhow::Result<()> {
     // A folder without a readable state file was reserved and never launched: there is only the folder.
-    let ContainerState { cgroup, cgroup_made, .. } = dir.read_state().unwrap_or_default();
-    if !cgroup.as_os_str().is_empty() {
-        cgroup::kill_and_remove(&cgroup, cgroup_made.as_deref(), PATIENCE)?;
+    let state = dir.read_state().unwrap_or_default();
+    for problem in remove::remove(dir, &state, PATIENCE)? {
+        runtime.messages.warning(&problem);
     }
-    dir.remove().context("remove state")
+    Ok(())
 }

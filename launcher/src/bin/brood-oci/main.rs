@@ -4,8 +4,10 @@
 //! callers parse both. `run` exits with the container's status, or 125 (set-up failed), 126 (not executable), 127 (not
 //! found); `exec` with the process's, or 255; every other command with 0 or 1.
 
+mod console;
 mod documents;
 mod exec;
+mod inherited;
 mod launch;
 mod lifecycle;
 mod list;

@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(failure("kill -9 $$", None), "signal 9, stderr: ");
         assert_eq!(failure("read x < /proc/self/fd/0; exec sleep 1000", Some(1)), "killed after its timeout of 1 s");
         let missing: Hook = serde_json::from_value(serde_json::json!({"path": "/no/such/hook"})).unwrap();
-        assert_eq!(run_one(&missing, b"{}").unwrap_err(), "No such file or directory");
+        assert_eq!(run_one(&missing, b"{}").unwrap_err(), "no such file or directory");
     }
 
     #[test]

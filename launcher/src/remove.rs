@@ -26,7 +26,7 @@ pub enum RemoveError {
 pub fn remove(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Vec<String>, RemoveError> {
     let was_cloned = dir.process(INIT).read_pid().is_ok();
     let kept = dir.read_kept();
-    if !state.cgroup.as_os_str().is_empty() {
+    if state.has_cgroup() {
         cgroup::kill_and_remove(&state.cgroup, state.cgroup_made.as_deref(), patience)?;
     }
     dir.remove()?;

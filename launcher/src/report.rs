@@ -192,8 +192,7 @@ pub enum Outcome {
 }
 
 /// A failed step in words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}{}: {}", .step, if .object.is_empty() { "" } else { ": " }, .object, Why { op: *.op, errno: *.errno })]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepError {
     /// [`Step::name`].
     pub step: String,
@@ -205,32 +204,58 @@ pub struct StepError {
     pub errno: Errno,
 }
 
-struct Why {
-    op: Op,
-    errno: Errno,
-}
+impl std::error::Error for StepError {}
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for StepError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.step)?;
+        if let Some((field, program)) = self.sought_program() {
+            let reason = errno_text(self.errno);
+            // Callers of OCI runtimes look for these words, which are Go's.
+            return match (self.errno, program.contains('/')) {
+                (Errno::NOENT, false) => write!(f, ": {field}: exec: {program:?}: executable file not found in $PATH"),
+                (Errno::NOENT, true) => write!(f, ": {field}: exec: {program:?}: stat {program}: {reason}"),
+                _ => write!(f, ": {field}: exec: {program:?}: {reason}"),
+            };
+        }
+        if !self.object.is_empty() {
+            write!(f, ": {}", self.object)?;
+        }
         match self.op {
-            Op::Call | Op::Execve => f.write_str(&errno_text(self.errno)),
-            Op::HookExit | Op::HookSignal => write!(f, "{} {}", self.op.text(), self.errno.raw_os_error()),
-            op => write!(f, "{}: {}", op.text(), errno_text(self.errno)),
+            Op::Call | Op::Execve => write!(f, ": {}", errno_text(self.errno)),
+            Op::HookExit | Op::HookSignal => write!(f, ": {} {}", self.op.text(), self.errno.raw_os_error()),
+            op => write!(f, ": {}: {}", op.text(), errno_text(self.errno)),
         }
     }
 }
 
-/// The C library's text for an errno, without Rust's `(os error N)`.
+/// The kernel's reason in the C library's words, without Rust's `(os error N)`, and in lower case as Go and crun have it:
+/// callers of OCI runtimes look for such words.
 #[must_use]
 pub fn errno_text(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
+    plain_text(&std::io::Error::from(errno).to_string())
+}
+
+/// As [`errno_text`], of the text of an [`std::io::Error`]. Any other text stays as it is.
+#[must_use]
+pub fn plain_text(error: &str) -> String {
+    let Some((text, _)) = error.split_once(" (os error") else { return error.to_owned() };
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        // Not "RPC ..." or ".lib ...".
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            first.to_lowercase().chain([second]).chain(letters).collect()
+        }
+        _ => text.to_owned(),
     }
 }
 
 impl StepError {
+    /// The field and the program, if that is what was looked for ([`crate::plan::Step::object`]).
+    fn sought_program(&self) -> Option<(&str, &str)> {
+        (self.step == "find executable").then(|| self.object.split_once(' ')).flatten()
+    }
+
     /// Exit status of a command that could not be started: 127 not found, 126 not executable, 125 everything else
     /// (the convention of sh(1) and `docker run`).
     #[must_use]
@@ -355,8 +380,32 @@ mod tests {
             reader.push(&bytes[..cut]);
             reader.push(&bytes[cut..]);
             let Outcome::Failed(error) = reader.finish(&plan) else { panic!("cut at {cut}") };
-            assert_eq!(error.to_string(), "pivot root: pivot_root: Invalid argument");
+            assert_eq!(error.to_string(), "pivot root: pivot_root: invalid argument");
         }
         assert_eq!(ReportReader::default().finish(&plan), Outcome::Vanished);
+    }
+    #[test]
+    fn a_program_that_cannot_run_is_told_in_the_words_that_callers_know() {
+        let step = |candidates: &[&str]| Step::FindExecutable {
+            candidates: candidates.iter().map(|path| std::ffi::CString::new(*path).unwrap()).collect(),
+        };
+        let (by_name, by_path) = (step(&["/bin/foo", "/sbin/foo"]), step(&["/bin/foo"]));
+        for (step, errno, expected) in [
+            (&by_name, Errno::NOENT, "exec: \"foo\": executable file not found in $PATH"),
+            (&by_name, Errno::ACCESS, "exec: \"foo\": permission denied"),
+            (&by_path, Errno::NOENT, "exec: \"/bin/foo\": stat /bin/foo: no such file or directory"),
+            (&by_path, Errno::NOTDIR, "exec: \"/bin/foo\": not a directory"),
+            (&by_path, Errno::ACCESS, "exec: \"/bin/foo\": permission denied"),
+        ] {
+            let error = StepError { step: step.name().into(), object: step.object(), op: Op::Call, errno };
+            assert_eq!(error.to_string(), format!("find executable: process.args[0]: {expected}"));
+        }
+    }
+
+    #[test]
+    fn only_the_systems_own_texts_are_changed() {
+        assert_eq!(errno_text(Errno::NOEXEC), "exec format error");
+        assert_eq!(plain_text("RPC version wrong (os error 1)"), "RPC version wrong");
+        assert_eq!(plain_text("No such thing"), "No such thing");
     }
 }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
+use crate::terminal::Terminal;
 use crate::waiting::{PATIENCE, timespec};
 
 /// A command to be run.
@@ -87,19 +88,49 @@ impl Cmd {
     /// # Panics
     /// When the program cannot be started.
     pub fn start(mut self) -> Running {
-        let what = describe(&self.command);
         let input = if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
-        let mut child = self
-            .command
-            .stdin(input)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {what}: {error}"));
-        let pid = Pid::from_child(&child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a child that nobody has reaped");
+        self.command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn();
         let stdout = Pipe::new(child.stdout.take().expect("piped").into());
         let stderr = Pipe::new(child.stderr.take().expect("piped").into());
+        self.follow(child, stdout, stderr)
+    }
+
+    /// Starts it as the leader of a session on a terminal of its own, 24 rows by 80 columns: what it prints, on either
+    /// output, comes as standard output, and the caller types on the [`Terminal`].
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[must_use]
+    pub fn start_on_terminal(self) -> (Running, Terminal) {
+        let (terminal, device) = Terminal::open();
+        let what = describe(&self.command);
+        // setsid(1) makes the terminal the controlling one, stays the parent and passes the exit status on.
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.process_group(0).stdin(device.stdio()).stdout(device.stdio()).stderr(device.stdio());
+        let mut on_terminal = Self { command, ..self };
+        let child = on_terminal.spawn();
+        let output = Pipe::new(terminal.reader());
+        let mut running = on_terminal.follow(child, output, Pipe::closed());
+        running.what = what;
+        (running, terminal)
+    }
+
+    fn spawn(&mut self) -> Child {
+        self.command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", describe(&self.command)))
+    }
+
+    fn follow(self, mut child: Child, stdout: Pipe, stderr: Pipe) -> Running {
+        let what = describe(&self.command);
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a child that nobody has reaped");
         let stdin = child.stdin.take().inspect(|pipe| nonblocking(pipe.as_fd()));
         let deadline = Instant::now() + self.patience;
         let pending = self.stdin.unwrap_or_default();
@@ -281,6 +312,10 @@ impl Pipe {
     fn new(fd: OwnedFd) -> Self {
         nonblocking(fd.as_fd());
         Self { file: Some(fd.into()), bytes: Vec::new() }
+    }
+
+    fn closed() -> Self {
+        Self { file: None, bytes: Vec::new() }
     }
 
     fn poll_fd(&self) -> Option<PollFd<'_>> {

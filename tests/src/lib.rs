@@ -6,8 +6,11 @@
 //! - [`sandbox`]: the place of one test: a unique token, a directory, a state root, and the leak check at its end;
 //! - [`command`]: run a program with a deadline, feed it, follow it;
 //! - [`bundle`] and [`config`]: an OCI bundle on busybox, with a config.json that the test edits;
+//! - [`container`]: a container of `brood-oci` on such a bundle;
 //! - [`face`]: the same bundle through `brood run` and through `brood-oci run`;
+//! - [`terminal`]: the terminal that a program runs on;
 //! - [`daemon`]: a `brood daemon` that lives as long as a guard;
+//! - [`client`], [`podman`], [`buildah`], [`containerd`]: private instances of what calls an OCI runtime in earnest;
 //! - [`world`]: what of a test is left on the machine: mounts, cgroups, processes, files, descriptors;
 //! - [`procfs`] and [`waiting`]: what the above read and how they wait;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
@@ -16,20 +19,31 @@
 //! The tests themselves are in `tests/tests/`, one file per theme.
 
 pub mod binaries;
+pub mod buildah;
 pub mod bundle;
+pub mod client;
 pub mod command;
 pub mod config;
+pub mod container;
+pub mod containerd;
 pub mod daemon;
 pub mod face;
+pub mod podman;
 pub mod procfs;
 pub mod resp;
 pub mod sandbox;
 pub mod spdx;
+pub mod terminal;
 pub mod waiting;
 pub mod world;
 
+pub use buildah::Buildah;
 pub use bundle::Bundle;
 pub use command::{Cmd, Output, Running};
+pub use container::Container;
+pub use containerd::Containerd;
 pub use daemon::Daemon;
 pub use face::Face;
+pub use podman::Podman;
 pub use sandbox::Sandbox;
+pub use terminal::Terminal;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -110,6 +111,11 @@ impl Sandbox {
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Cmd {
         Cmd::new(program).env(TOKEN_VARIABLE, &self.token)
+    }
+
+    /// Marks the command of a program that is not run to its end, as part of this test.
+    pub fn mark<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.env(TOKEN_VARIABLE, &self.token)
     }
 
     /// Checks that the test has left no mount, cgroup or process, once what is on its way out has gone.

@@ -14,7 +14,7 @@ use crate::procfs::{self, Process};
 pub struct World {
     /// Mount points of this mount namespace whose mountinfo line mentions the token.
     pub mounts: Vec<String>,
-    /// Cgroup directories of any hierarchy whose name mentions it.
+    /// Cgroup directories of any hierarchy whose path mentions it, parents first.
     pub cgroups: Vec<PathBuf>,
     /// Living processes that mention it, and their descendants; never ourselves. Where this process runs one test
     /// only, all our descendants.
@@ -87,8 +87,7 @@ fn mounts(token: &str) -> Vec<String> {
 fn cgroups(token: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     walk(Path::new("/sys/fs/cgroup"), &mut |path, metadata| {
-        let named = path.file_name().is_some_and(|name| name.to_string_lossy().contains(token));
-        if metadata.is_dir() && named {
+        if metadata.is_dir() && path.to_string_lossy().contains(token) {
             found.push(path.to_owned());
         }
     });

@@ -6,23 +6,12 @@ use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
+use super::{Child, Done, During, Failure};
 use crate::plan::FdIndex;
 use crate::report::{Op, Report};
 use crate::sys;
 
 impl<'a> Child<'a> {
-    /// Puts the preserved descriptors where the program finds them, and lets no other one through execve(2). Not at the
-    /// exec: by then a seccomp filter may be in force that forbids close_range(2). What is opened from here on is
-    /// close-on-exec from its birth.
-    pub(super) fn settle_descriptors(&self) -> Done {
-        let preserved = &self.birth.plan.preserve;
-        for (index, number) in preserved.iter().zip(FIRST_OTHER_FD..) {
-            sys::dup_to(self.fd(*index)?, number).during(Op::Duplicate)?;
-        }
-        sys::close_range_cloexec(FIRST_OTHER_FD + preserved.len() as i32).during(Op::Duplicate)
-    }
-
     /// As execvp(3) looks along PATH, but before anybody is told that the container is ready.
     pub(super) fn find_executable(&mut self, candidates: &'a [CString]) -> Done {
         let mut reason = Errno::NOENT;

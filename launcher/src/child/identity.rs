@@ -12,6 +12,8 @@ use crate::report::Op;
 use crate::sys;
 
 impl Child<'_> {
+    /// Takes descriptors 0 to 2, and lets no other one through execve(2). Not at the exec itself: a seccomp filter may be
+    /// in force by then that forbids close_range(2). What is opened from here on is close-on-exec from its birth.
     pub(super) fn stdio(&self, fds: [FdIndex; 3], uid: u32) -> Done {
         for (index, number) in fds.into_iter().zip(0..) {
             let fd = self.fd(index)?;
@@ -29,7 +31,7 @@ impl Child<'_> {
                 }
             }
         }
-        Ok(())
+        self.close_the_rest_on_exec()
     }
 
     /// Not by chdir(2): `/proc/self/fd/7` as a working directory is a way out of the container for whatever directory

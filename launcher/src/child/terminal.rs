@@ -44,7 +44,8 @@ impl Child<'_> {
             sys::dup_to(slave.as_fd(), number).during(Op::Duplicate)?;
         }
         rustix::process::ioctl_tiocsctty(&slave).during(Op::ControllingTerminal)?;
-        send_master(self.fd(socket)?, master.as_fd()).during(Op::SendTerminal)
+        send_master(self.fd(socket)?, master.as_fd()).during(Op::SendTerminal)?;
+        self.close_the_rest_on_exec()
     }
 
     /// The multiplexer of the container's devpts. What an image put in its place is looked at before it is believed.

@@ -18,8 +18,6 @@ use super::validate::kind_name;
 /// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
 const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 
-const DENY_ALL_NOTE: &str = "linux.resources.devices: the deny-all rule is not enforced until cgroup limits land";
-
 /// Refuses what is not supported yet; with `ignore` it notes it instead.
 ///
 /// # Errors
@@ -123,9 +121,6 @@ impl Check {
         for (i, rule) in rules.iter().enumerate() {
             let asks_for_nothing = is_deny_all(rule) || allows_default_device(rule);
             self.refuse(format_args!("linux.resources.devices[{i}]"), !asks_for_nothing)?;
-        }
-        if rules.iter().any(is_deny_all) {
-            self.notes.push(DENY_ALL_NOTE.to_owned());
         }
         Ok(())
     }

@@ -104,6 +104,10 @@ pub(super) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString,
 /// A path of the configuration is missing or of the wrong kind; the message names the field.
 pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let mut launch = Launch::default();
+    if spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).is_some_and(|all| all.devices().is_some()) {
+        // Every caller writes such rules, so a warning would be with every container.
+        launch.details.push("linux.resources.devices: not enforced until cgroup limits land".to_owned());
+    }
     launch.plan.status = Some(launch.add_fd(options.status));
     launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let namespaces = Namespaces::of(spec);

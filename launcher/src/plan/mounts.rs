@@ -148,6 +148,21 @@ const NOTHING: &[&str] = &["defaults", "async", "nolazytime", "nomand", "loud", 
 /// Options that `config::check_supported` refuses, unless it was told to go on without them.
 const IGNORED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
 
+/// Options that the kernel's own part of every file system takes (`vfs_parse_sb_flag`), and so need no word of ours.
+const SUPERBLOCK: &[&str] = &["sync", "dirsync", "lazytime"];
+
+/// The mount options that mean something here; any other word goes to the file system. Sorted, for `features`.
+#[must_use]
+pub fn known_options() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name).chain(ACCESS_TIMES.iter().map(|(name, _)| *name));
+    let twofold = attributes.chain(PROPAGATIONS.iter().map(|(name, _)| *name)).chain(["bind"]);
+    let single = NOTHING.iter().chain(IGNORED).chain(SUPERBLOCK).chain(&["remount"]);
+    let mut names: Vec<String> = twofold.flat_map(|name| [name.to_owned(), format!("r{name}")]).collect();
+    names.extend(single.map(|name| (*name).to_owned()));
+    names.sort();
+    names
+}
+
 impl Options {
     pub(super) fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
         let mut parsed = Options::default();
@@ -428,5 +443,12 @@ mod tests {
         assert_eq!(options.attrs.recursive_set | options.attrs.recursive_clear, 0);
         assert_eq!(options.attrs.set, libc::MOUNT_ATTR_RDONLY);
         assert!(options.parameters.is_empty());
+    }
+    #[test]
+    fn a_known_option_is_not_handed_to_the_file_system() {
+        for name in known_options() {
+            let handed_over = !parse(&[&name]).parameters.is_empty();
+            assert_eq!(handed_over, SUPERBLOCK.contains(&name.as_str()), "{name}");
+        }
     }
 }

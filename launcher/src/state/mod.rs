@@ -15,6 +15,7 @@
 
 mod kept;
 mod process;
+mod status;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use kept::Kept;
 pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_and_start_time};
+pub use status::Status;
 
 /// Folder of the init process below the container's.
 pub const INIT: &str = "init";
@@ -46,7 +48,7 @@ pub const START_SOCKET: &str = "start.sock";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// mkdir found the name taken.
-    #[error("container {0} already exists")]
+    #[error("container with given ID already exists: {0}")]
     InUse(String),
     /// No such directory.
     #[error("container does not exist: {0}")]
@@ -70,7 +72,7 @@ pub enum StateError {
 }
 
 pub(crate) fn io_text(error: &std::io::Error) -> String {
-    Errno::from_io_error(error).map_or_else(|| error.to_string(), crate::report::errno_text)
+    crate::report::plain_text(&error.to_string())
 }
 
 type Result<T> = std::result::Result<T, StateError>;
@@ -111,6 +113,14 @@ pub struct ContainerState {
     pub owner: u32,
     /// Who looks after it: only its own supervisor takes a container over after a restart.
     pub manager: Manager,
+}
+
+impl ContainerState {
+    /// Whether it has a cgroup of its own.
+    #[must_use]
+    pub fn has_cgroup(&self) -> bool {
+        !self.cgroup.as_os_str().is_empty()
+    }
 }
 
 /// Who looks after a container.
@@ -176,31 +186,6 @@ impl ExitRecord {
     #[must_use]
     pub fn unknown(reason: &str, time_ns: u64) -> ExitRecord {
         ExitRecord { status: 255, signal: None, reason: Some(reason.to_owned()), time_ns }
-    }
-}
-
-/// The statuses of the OCI runtime specification, as far as the disk and the kernel tell them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The environment is being made.
-    Creating,
-    /// Set up, waiting for `start`.
-    Created,
-    /// The program runs.
-    Running,
-    /// The program is gone.
-    Stopped,
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Status::Creating => "creating",
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Stopped => "stopped",
-        })
     }
 }
 
@@ -397,21 +382,6 @@ impl ContainerDir {
         let _ = std::fs::remove_file(self.0.join(START_SOCKET));
     }
 
-    /// The status, from the files and from the kernel.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let init = self.process(INIT);
-        if init.read_exit().is_ok() {
-            return Status::Stopped;
-        }
-        match init.read_pid() {
-            Err(_) => Status::Creating,
-            Ok(record) if open_process(record).is_none() => Status::Stopped,
-            Ok(_) if self.0.join(START_SOCKET).exists() => Status::Created,
-            Ok(_) => Status::Running,
-        }
-    }
-
     /// Removes the folder: the name is free again.
     ///
     /// # Errors
@@ -537,7 +507,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = StateRoot::open(&temp.path().join("deep/er")).unwrap();
         let dir = root.reserve(&named("a")).unwrap();
-        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container a already exists");
+        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container with given ID already exists: a");
         assert_eq!(root.find("b").unwrap_err().to_string(), "container does not exist: b");
         assert_eq!(root.find("../deep").unwrap_err().to_string(), "container does not exist: ../deep");
         assert_eq!(dir.status(), Status::Creating);

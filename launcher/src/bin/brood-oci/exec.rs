@@ -12,10 +12,11 @@ use oci_spec::runtime::Process;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
-use crate::Runtime;
 use crate::console::{self, Console};
+use crate::documents::OCI_VERSION;
 use crate::inherited::Inherited;
 use crate::launch::{self, Launching};
+use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
 /// Exit status when the process did not come to run, as with runc.
@@ -39,10 +40,10 @@ pub struct ExecArgs {
     #[arg(short, long)]
     tty: bool,
     /// UID or UID:GID
-    #[arg(short, long, value_name = "UID[:GID]")]
-    user: Option<String>,
+    #[arg(short, long, value_name = "UID[:GID]", value_parser = user, allow_negative_numbers = true)]
+    user: Option<User>,
     /// Supplementary group
-    #[arg(short = 'g', long, value_name = "GID")]
+    #[arg(short = 'g', long, value_name = "GID", value_parser = user_id, allow_negative_numbers = true)]
     additional_gids: Vec<u32>,
     /// Return when the process runs
     #[arg(short, long)]
@@ -82,15 +83,24 @@ pub struct ExecArgs {
     command: Vec<String>,
 }
 
+/// Every failure but the process's own is one of the command: status [`EXEC_FAILED`].
 pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
+    launch(runtime, args).context("exec failed")
+}
+
+fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     refuse_unsupported(&args)?;
     let inherited = Inherited::take(args.preserve_fds)?;
     let pidfd_socket = args.pidfd_socket.as_deref().map(|path| console::connect("--pidfd-socket", path)).transpose()?;
-    let dir = runtime.root.find(&args.id)?;
+    let dir = runtime.find(&args.id)?;
     let state = dir.read_state()?;
     match dir.status() {
         Status::Running | Status::Created => {}
-        status => bail!("cannot exec in a container that is {status}"),
+        Status::Paused if args.ignore_paused => {}
+        Status::Paused => {
+            bail!("cannot exec in a paused container: container is paused (use --ignore-paused to override)")
+        }
+        status => bail!("cannot exec in a {status} container"),
     }
     let process = process(&args, &dir.process(INIT).path().join("process.json"))?;
     let record = dir.process(INIT).read_pid()?;
@@ -122,53 +132,44 @@ pub fn exec(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn refuse_unsupported(args: &ExecArgs) -> anyhow::Result<()> {
-    ensure!(args.cgroup.is_empty(), "exec: --cgroup is not supported yet");
-    ensure!(args.process.is_some() || !args.command.is_empty(), "exec: a COMMAND is needed, or --process");
+    ensure!(args.cgroup.is_empty(), "--cgroup is not supported yet");
+    ensure!(args.process.is_some() || !args.command.is_empty(), "a COMMAND is needed, or --process");
     Ok(())
 }
 
 /// The process of `--process`, or the container's own with what the options change.
 fn process(args: &ExecArgs, init: &std::path::Path) -> anyhow::Result<Process> {
     let file = args.process.as_deref().unwrap_or(init);
-    let text = std::fs::read(file).with_context(|| format!("exec: {}", file.display()))?;
-    let mut process: Value = serde_json::from_slice(&text).with_context(|| format!("exec: {}", file.display()))?;
+    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let mut process: Value = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
     if args.process.is_none() {
         process["args"] = args.command.clone().into();
         process["terminal"] = args.tty.into();
-        change(&mut process, args)?;
+        change(&mut process, args);
     }
     // The same checks as for an init process, by way of a configuration that holds nothing else.
     let spec = json!({
-        "ociVersion": "1.2.1", "process": process, "root": {"path": "/"},
+        "ociVersion": OCI_VERSION, "process": process, "root": {"path": "/"},
         "linux": {"namespaces": [{"type": "mount"}]},
     });
     let (spec, _) = config::parse(&serde_json::to_vec(&spec)?)?;
     config::validate(&spec)?;
     config::check_supported(&spec, false)?;
-    spec.process().clone().context("exec: no process")
+    spec.process().clone().context("no process")
 }
 
-fn change(process: &mut Value, args: &ExecArgs) -> anyhow::Result<()> {
+fn change(process: &mut Value, args: &ExecArgs) {
     if let Some(cwd) = &args.cwd {
         process["cwd"] = cwd.as_str().into();
     }
-    if let Some(env) = process["env"].as_array_mut() {
-        env.extend(args.env.iter().map(|entry| Value::from(entry.as_str())));
-    } else {
-        process["env"] = args.env.clone().into();
-    }
-    if let Some(user) = &args.user {
-        // A number is only ever a number (CVE-2016-3697, CVE-2026-30892).
-        let (uid, gid) = user.split_once(':').map_or((user.as_str(), None), |(uid, gid)| (uid, Some(gid)));
-        let number = |text: &str| text.parse::<u32>().with_context(|| format!("exec: --user {user:?}: not a number"));
-        process["user"]["uid"] = number(uid)?.into();
-        if let Some(gid) = gid {
-            process["user"]["gid"] = number(gid)?.into();
+    append(&mut process["env"], &args.env);
+    if let Some(user) = args.user {
+        process["user"]["uid"] = user.uid.into();
+        if let Some(gid) = user.gid {
+            process["user"]["gid"] = gid.into();
         }
     }
-    if !args.additional_gids.is_empty() {
-        process["user"]["additionalGids"] = args.additional_gids.clone().into();
-    }
+    append(&mut process["user"]["additionalGids"], &args.additional_gids);
     if let Some(profile) = &args.apparmor {
         process["apparmorProfile"] = profile.as_str().into();
     }
@@ -178,15 +179,111 @@ fn change(process: &mut Value, args: &ExecArgs) -> anyhow::Result<()> {
     if args.no_new_privs {
         process["noNewPrivileges"] = true.into();
     }
-    for capability in &args.cap {
-        // Not the inheritable set, and so not the ambient one (CVE-2022-29162).
-        for set in ["bounding", "effective", "permitted"] {
-            let list = &mut process["capabilities"][set];
-            match list.as_array_mut() {
-                Some(list) => list.push(capability.as_str().into()),
-                None => *list = json!([capability]),
+    add_capabilities(&mut process["capabilities"], &args.cap);
+}
+
+/// As runc: never to the inheritable set (CVE-2022-29162); to the ambient one only where the container has inheritable
+/// capabilities, and there the kernel wants it in both.
+fn add_capabilities(capabilities: &mut Value, added: &[String]) {
+    if added.is_empty() {
+        return;
+    }
+    for set in ["bounding", "effective", "permitted"] {
+        append(&mut capabilities[set], added);
+    }
+    if capabilities["inheritable"].is_array() {
+        append(&mut capabilities["ambient"], added);
+    }
+}
+
+fn append<T: Clone + Into<Value>>(list: &mut Value, added: &[T]) {
+    let added = added.iter().cloned().map(Into::into);
+    match list.as_array_mut() {
+        Some(list) => list.extend(added),
+        None if added.len() > 0 => *list = added.collect(),
+        None => {}
+    }
+}
+
+/// What `--user` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct User {
+    uid: u32,
+    gid: Option<u32>,
+}
+
+fn user(text: &str) -> Result<User, String> {
+    match text.split_once(':') {
+        None => Ok(User { uid: user_id(text)?, gid: None }),
+        Some((uid, gid)) => Ok(User { uid: user_id(uid)?, gid: Some(user_id(gid)?) }),
+    }
+}
+
+/// A uid or gid: digits and nothing else. A name is not looked up and never taken for 0 (CVE-2016-3697), nothing wraps
+/// around (CVE-2024-40635), and the highest number is none, since setresuid(2) takes it for "leave it as it is".
+fn user_id(text: &str) -> Result<u32, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits && number != u32::MAX => Ok(number),
+        _ => Err(format!("{text:?} is not a number from 0 to {}", u32::MAX - 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_are_numbers() {
+        for (text, number) in [("0", 0), ("1000", 1000), ("007", 7), ("4294967294", u32::MAX - 1)] {
+            assert_eq!(user_id(text), Ok(number), "{text}");
+            assert_eq!(user(text), Ok(User { uid: number, gid: None }));
+            assert_eq!(user(&format!("{text}:{text}")), Ok(User { uid: number, gid: Some(number) }));
+        }
+        let wrong = [
+            "",
+            " ",
+            "root",
+            "-1",
+            "-0",
+            "+5",
+            " 5",
+            "5 ",
+            "5\n",
+            "5a",
+            "0x10",
+            "1e3",
+            "1.0",
+            "\u{665}",
+            "4294967295",
+            "4294967296",
+            "8589934592",
+            "18446744073709551616",
+            "99999999999999999999999",
+        ];
+        for text in wrong {
+            assert!(user_id(text).is_err(), "{text:?}");
+            for both in [text.to_owned(), format!("{text}:0"), format!("0:{text}")] {
+                assert!(user(&both).is_err(), "{both:?}");
             }
         }
+        for text in [":", "1:", ":1", "1:2:3", "1::2"] {
+            assert!(user(text).is_err(), "{text:?}");
+        }
     }
-    Ok(())
+
+    #[test]
+    fn an_added_capability_is_ambient_only_beside_inheritable_ones() {
+        let added = ["CAP_SYS_TIME".to_owned()];
+        let mut plain = json!({ "bounding": ["CAP_KILL"] });
+        add_capabilities(&mut plain, &added);
+        let sets = json!({ "bounding": ["CAP_KILL", "CAP_SYS_TIME"], "effective": added, "permitted": added });
+        assert_eq!(plain, sets);
+        let mut inheriting = json!({ "inheritable": ["CAP_KILL"] });
+        add_capabilities(&mut inheriting, &added);
+        assert_eq!((&inheriting["ambient"], &inheriting["inheritable"]), (&json!(added), &json!(["CAP_KILL"])));
+        let mut none = Value::Null;
+        add_capabilities(&mut none, &[]);
+        assert_eq!(none, Value::Null);
+    }
 }

@@ -15,10 +15,10 @@ use brood_launcher::sys;
 use clap::Args;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use crate::Runtime;
 use crate::console::{self, Console};
 use crate::inherited::Inherited;
 use crate::lifecycle;
+use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
 #[derive(Args)]
@@ -50,6 +50,9 @@ pub struct CreateArgs {
     /// Pass this many descriptors after 2 (and after those of socket activation)
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
+    /// Leave orphans of the container to the host's init
+    #[arg(long)]
+    no_subreaper: bool,
     /// Go on without what this version does not support, with a warning
     #[arg(long)]
     ignore_unsupported: bool,
@@ -65,9 +68,6 @@ pub struct RunArgs {
     /// Do not delete the container when it ends
     #[arg(long)]
     keep: bool,
-    /// Leave orphans of the container to the host's init
-    #[arg(long)]
-    no_subreaper: bool,
 }
 
 /// The program of a container did not come to run.
@@ -81,22 +81,13 @@ pub enum NotStarted {
     Vanished,
 }
 
-impl NotStarted {
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            NotStarted::Step(error) => error.exit_status(),
-            NotStarted::Vanished => 125,
-        }
-    }
-}
-
 pub fn create(runtime: &Runtime, args: CreateArgs) -> anyhow::Result<ExitCode> {
     launch(runtime, args, Mode::Create)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
-    if !args.no_subreaper && !args.detach {
+    if !args.create.no_subreaper && !args.detach {
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("PR_SET_CHILD_SUBREAPER")?;
     }
     // Before the launch, so that no signal is missed between the two.

@@ -69,7 +69,7 @@ fn the_fast_path_reads_the_same_as_serde_json() {
 #[test]
 fn the_template_of_runc_passes() {
     let (_, notes) = check(RUNC_SPEC, LoadOptions::default()).unwrap();
-    assert_eq!(notes, ["linux.resources.devices: the deny-all rule is not enforced until cgroup limits land"]);
+    assert_eq!(notes, Vec::<String>::new());
 }
 
 #[test]
@@ -175,9 +175,9 @@ fn what_cannot_be_read_says_why_once() {
         fs::create_dir(path(bundle)).unwrap();
     }
     fs::create_dir(path("folder/config.json")).unwrap();
-    assert_eq!(message("folder"), format!("{}: Is a directory", shown("folder/config.json")));
+    assert_eq!(message("folder"), format!("{}: is a directory", shown("folder/config.json")));
     symlink("config.json", path("loop/config.json")).unwrap();
-    assert!(message("loop").starts_with(&format!("{}: Too many", shown("loop/config.json"))), "{}", message("loop"));
+    assert!(message("loop").starts_with(&format!("{}: too many", shown("loop/config.json"))), "{}", message("loop"));
     // Opening a FIFO must not wait for a writer that never comes.
     nix::unistd::mkfifo(&path("fifo/config.json"), nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert_eq!(message("fifo"), format!("{}: not a regular file", shown("fifo/config.json")));

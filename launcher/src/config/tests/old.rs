@@ -18,7 +18,6 @@ fn redis_as_containerd_0_2_documented_it() {
             "platform: dropped, it left the specification with 1.0.0-rc5",
             "process.capabilities: the flat list of old became bounding, effective and permitted; \
              inheritable and ambient are empty",
-            "linux.resources.devices: the deny-all rule is not enforced until cgroup limits land",
         ]
     );
     let process = spec.process().as_ref().unwrap();

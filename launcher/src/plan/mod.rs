@@ -64,7 +64,7 @@ impl Launch {
 pub struct Plan {
     /// `CLONE_NEW*` bits for clone3(2). The cgroup and time namespaces are not among them: they are made by steps.
     pub clone_flags: u64,
-    /// Present when the child gets a user namespace of its own.
+    /// Of the child's new user namespace; beside a [`Plan::user_namespace`] those that it must have already.
     pub id_maps: Option<IdMaps>,
     /// A user namespace to be born in: joined by a process between the cloning one and the child, since there is no way
     /// back from it.

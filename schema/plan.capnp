@@ -12,7 +12,7 @@
 
 @0xdd16de76561e868d;
 
-const planVersion :UInt16 = 1;
+const planVersion :UInt16 = 2;
 # The only version that this file describes.
 
 using FdIndex = UInt16;
@@ -36,8 +36,26 @@ struct Plan {
     newUserNamespace @3 :IdMaps;
   }
 
-  pidNamespace @4 :OptionalFd;
-  # A pid namespace to be born in: the cloning process joins it by setns(2) before the clone.
+  userNamespace @8 :OptionalFd;
+  # A user namespace to be born in: a process between the cloning one and the child joins it.
+
+  born @4 :List(Namespace);
+  # Namespaces to be born in: the cloning process joins them by setns(2) before the clone.
+
+  oomScoreAdj :union {
+    # For /proc/PID/oom_score_adj, written by the cloning process, which has the privilege that the child lost.
+    keep @9 :Void;
+    set @10 :Int32;
+  }
+
+  rlimits @11 :List(Rlimit);
+  # Set by the cloning process for the same reason (prlimit(2)).
+
+  netDevices @12 :List(NetDevice);
+  # Moved by the cloning process into the child's network namespace.
+
+  preserve @13 :List(FdIndex);
+  # Descriptors that the program gets after standard error: the first as 3, and so on.
 
   cgroup @5 :OptionalFd;
   # A cgroup v2 directory to be born in (CLONE_INTO_CGROUP).
@@ -54,6 +72,38 @@ struct OptionalFd {
     none @0 :Void;
     fd @1 :FdIndex;
   }
+}
+
+struct Namespace {
+  # A namespace to join.
+
+  kind @0 :NamespaceKind;
+  fd @1 :FdIndex;
+}
+
+struct Rlimit {
+  # setrlimit(2); all bits set is infinity.
+
+  resource @0 :UInt32;
+  # RLIMIT_* number.
+  soft @1 :UInt64;
+  hard @2 :UInt64;
+}
+
+struct NetDevice {
+  # A network device of the host's (linux.netDevices).
+
+  name @0 :CString;
+  # In the network namespace of the cloning process.
+  newName @1 :CString;
+  # In the container's.
+}
+
+struct StateText {
+  # The state of the container as JSON text (runtime-spec, "State"), with a gap for a pid that is not known yet.
+
+  before @0 :Data;
+  after @1 :Data;
 }
 
 struct IdMaps {
@@ -109,6 +159,12 @@ struct MountAttrs {
 
   propagationRecursive @5 :Bool;
   # The propagation applies to all mounts below as well (rshared, rslave, ...).
+
+  idMap @6 :OptionalFd;
+  # A user namespace whose identity maps the mount is to have (MOUNT_ATTR_IDMAP).
+
+  idMapRecursive @7 :Bool;
+  # All mounts below as well (option ridmap).
 }
 
 struct FsParameter {
@@ -127,7 +183,7 @@ struct FsParameter {
 }
 
 enum NamespaceKind {
-  # The namespaces that a step can join; mount, user and pid namespaces are the clone's business.
+  # The namespaces that can be joined; the user namespace is the plan's own field.
 
   network @0;
   # network_namespaces(7)
@@ -140,6 +196,29 @@ enum NamespaceKind {
 
   cgroup @3;
   # cgroup_namespaces(7)
+
+  pid @4;
+  # pid_namespaces(7); only before the clone.
+
+  mount @5;
+  # mount_namespaces(7)
+
+  time @6;
+  # time_namespaces(7)
+}
+
+enum HookKind {
+  # The hooks that run in the container's namespaces (runtime-spec, "POSIX-platform Hooks").
+
+  createContainer @0;
+  startContainer @1;
+}
+
+enum SecurityModule {
+  # Who understands a label.
+
+  appArmor @0;
+  selinux @1;
 }
 
 struct CapabilitySets {
@@ -155,8 +234,11 @@ struct Step {
   # One thing that the child does. One arm per variant of brood_launcher::plan::Step, in its order and with its names.
 
   union {
+    awaitParent @62 :Void;
+    # Wait until the cloning process has done its half: identity maps, limits, network devices.
+
     enterUserNamespace @0 :Void;
-    # Wait until the parent has written the identity maps, then become root of the new user namespace.
+    # Become root of the user namespace.
 
     joinNamespace :group {
       # setns(2)
@@ -166,8 +248,8 @@ struct Step {
 
     joinContainer :group {
       # setns(2) by the pidfd of a container's init process: all of these namespaces at once (an exec).
-      pidfd @60 :FdIndex;
-      namespaces @61 :UInt32;
+      pidfd @58 :FdIndex;
+      namespaces @59 :UInt32;
       # CLONE_NEW* bits.
     }
 
@@ -192,6 +274,85 @@ struct Step {
     privateMounts @9 :Void;
     # Make every mount of this namespace private.
 
+    runtimeHooks @63 :Void;
+    # Report that the namespaces are there, and wait until prestart and createRuntime hooks have run.
+
+    hook :group {
+      # Run a program of the host's in the container's namespaces, with the state as its input.
+      kind @64 :HookKind;
+      index @65 :UInt16;
+      # Position in config.json's list.
+      path @66 :CString;
+      argv @67 :List(CString);
+      env @68 :List(CString);
+      timeout @69 :UInt32;
+      # Seconds; 0 for none.
+      state @70 :StateText;
+    }
+
+    sessionKeyring @71 :CString;
+    # keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: a new keyring of this name.
+
+    sysctl :group {
+      # Write a file below /proc/sys.
+      path @72 :CString;
+      # Relative to /proc/sys.
+      value @73 :Data;
+    }
+
+    scheduler :group {
+      # sched_setattr(2)
+      policy @74 :UInt32;
+      flags @75 :UInt64;
+      nice @76 :Int32;
+      priority @77 :UInt32;
+      runtime @78 :UInt64;
+      deadline @79 :UInt64;
+      period @80 :UInt64;
+    }
+
+    ioPriority @81 :UInt32;
+    # ioprio_set(2): class and level in one number.
+
+    cpuAffinity @82 :List(UInt64);
+    # sched_setaffinity(2): the mask, lowest CPUs first.
+
+    personality @83 :UInt32;
+    # personality(2)
+
+    memoryPolicy :group {
+      # set_mempolicy(2)
+      mode @84 :UInt32;
+      # With its flags.
+      nodes @85 :List(UInt64);
+      # The mask, lowest nodes first.
+    }
+
+    label :group {
+      # The label that execve gives the program (/proc/self/attr).
+      module @86 :SecurityModule;
+      text @87 :CString;
+    }
+
+    terminal :group {
+      # A new pseudo-terminal of the container's, in place of stdio.
+      socket @88 :FdIndex;
+      # A connected unix socket: the master goes there.
+      rows @89 :UInt16;
+      columns @90 :UInt16;
+      # 0 and 0 leave the size.
+      uid @91 :UInt32;
+      # Becomes its owner.
+      console @92 :Bool;
+      # Also bind it to /dev/console.
+    }
+
+    moveRoot @93 :Void;
+    # In place of pivotRoot: chroot(2) into the coming root, which covers the old one (a host on initramfs).
+
+    rootPropagation @94 :UInt64;
+    # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, perhaps with MS_REC, on the container's root.
+
     attachRoot @10 :FdIndex;
     # Attach a detached tree (open_tree(2), OPEN_TREE_CLONE) as the coming root.
 
@@ -215,6 +376,8 @@ struct Step {
       parameters @17 :List(FsParameter);
       # In order.
       attrs @18 :MountAttrs;
+      copyUp @95 :Bool;
+      # Fill it with a copy of what the target holds (option tmpcopyup).
     }
 
     mountTree :group {
@@ -272,67 +435,65 @@ struct Step {
     oomScoreAdj @39 :Int32;
     # For /proc/self/oom_score_adj.
 
-    rlimit :group {
-      # setrlimit(2); all bits set is infinity.
-      resource @40 :UInt32;
-      # RLIMIT_* number.
-      soft @41 :UInt64;
-      hard @42 :UInt64;
-    }
+    rlimit @40 :Rlimit;
+    # setrlimit(2)
 
     stdio :group {
       # Put the descriptors at 0, 1 and 2.
-      stdin @43 :FdIndex;
-      stdout @44 :FdIndex;
-      stderr @45 :FdIndex;
-      uid @46 :UInt32;
+      stdin @41 :FdIndex;
+      stdout @42 :FdIndex;
+      stderr @43 :FdIndex;
+      uid @44 :UInt32;
       # Becomes the owner of the pipes and files among them; in the container's numbering.
     }
 
-    workingDirectory @47 :CString;
+    workingDirectory @45 :CString;
     # chdir(2), and proof that the result lies inside the root (CVE-2024-21626).
 
-    boundingSet @48 :UInt64;
+    boundingSet @46 :UInt64;
     # The capabilities that stay in the bounding set, one bit each.
 
     identity :group {
       # setgroups(2), setresgid(2), setresuid(2), capabilities kept across.
-      uid @49 :UInt32;
-      gid @50 :UInt32;
-      groups @51 :List(UInt32);
+      uid @47 :UInt32;
+      gid @48 :UInt32;
+      groups @49 :List(UInt32);
       # Supplementary groups.
-      setGroups @52 :Bool;
+      setGroups @50 :Bool;
       # False where the user namespace denies setgroups(2).
     }
 
-    capabilities @53 :CapabilitySets;
+    capabilities @51 :CapabilitySets;
     # capset(2) and the ambient set.
 
-    noNewPrivileges @54 :Void;
+    noNewPrivileges @52 :Void;
     # PR_SET_NO_NEW_PRIVS
 
-    dieWithParent @55 :UInt32;
+    dieWithParent @53 :UInt32;
     # PR_SET_PDEATHSIG: the signal's number.
 
-    findExecutable @56 :List(CString);
+    findExecutable @54 :List(CString);
     # Paths to try in order; the first that may be executed is the program.
 
-    park @57 :FdIndex;
+    park @55 :FdIndex;
     # Report "ready" and wait at this listening SOCK_SEQPACKET socket until somebody connects (start).
 
     seccomp :group {
       # seccomp(2), SECCOMP_SET_MODE_FILTER.
-      program @62 :Data;
+      program @60 :Data;
       # struct sock_filter after struct sock_filter, in the machine's byte order.
-      flags @63 :UInt32;
+      flags @61 :UInt32;
       # SECCOMP_FILTER_FLAG_*
+      listener @96 :OptionalFd;
+      # A connected unix socket: the listener goes there with the state.
+      state @97 :StateText;
     }
 
     exec :group {
       # Close all else and execve(2) what findExecutable found.
-      argv @58 :List(CString);
+      argv @56 :List(CString);
       # At least one.
-      env @59 :List(CString);
+      env @57 :List(CString);
       # Each "KEY=value".
     }
   }

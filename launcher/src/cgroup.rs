@@ -196,18 +196,11 @@ pub fn kill_and_remove(path: &Path, top: Option<&Path>, patience: Duration) -> R
     };
     if top.is_none() || !try_remove(path)? {
         kill(path)?;
-        let events = match std::fs::File::open(path.join("cgroup.events")) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            opened => opened.map_err(failed(path, "open cgroup.events"))?,
-        };
-        while !(unpopulated(path, &events)? && removed(path)?) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        let Some(events) = Events::open(path)? else { return Ok(()) };
+        while !(events.say("populated 0")? && removed(path)?) {
+            if !events.wait(deadline)? {
                 return Err(failed(path, "remove")(ErrorKind::ResourceBusy.into()));
             }
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-            let mut poll = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)];
-            rustix::event::poll(&mut poll, Some(&timeout)).map_err(|errno| failed(path, "wait")(errno.into()))?;
         }
     }
     if let (Some(top), Some(parent)) = (top, path.parent()) {
@@ -216,13 +209,85 @@ pub fn kill_and_remove(path: &Path, top: Option<&Path>, patience: Duration) -> R
     Ok(())
 }
 
-/// Reading arms the next notice (cgroup-v2.rst, "[Un]populated Notification").
-fn unpopulated(path: &Path, events: &std::fs::File) -> Result<bool, CgroupError> {
-    let (mut text, mut reader) = (String::new(), events);
-    std::io::Seek::rewind(&mut reader)
-        .and_then(|()| std::io::Read::read_to_string(&mut reader, &mut text).map(drop))
-        .map_err(failed(path, "read cgroup.events"))?;
-    Ok(text.lines().any(|line| line == "populated 0"))
+/// Freezes every process in the cgroup and below (cgroup-v2.rst, "cgroup.freeze"), and returns when none of them runs.
+/// When that does not come about, they go on.
+///
+/// # Errors
+/// The deadline passed, or the kernel refuses.
+pub fn freeze(path: &Path, patience: Duration) -> Result<(), CgroupError> {
+    set_frozen(path, true, patience).inspect_err(|_| {
+        let _ = std::fs::write(path.join("cgroup.freeze"), "0");
+    })
+}
+
+/// Lets what [`freeze`] froze go on, and returns when it does.
+///
+/// # Errors
+/// The deadline passed (a cgroup above is frozen too), or the kernel refuses.
+pub fn thaw(path: &Path, patience: Duration) -> Result<(), CgroupError> {
+    set_frozen(path, false, patience)
+}
+
+fn set_frozen(path: &Path, frozen: bool, patience: Duration) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + patience;
+    let (value, event) = if frozen { ("1", "frozen 1") } else { ("0", "frozen 0") };
+    // Opened before the order is given, so that no change is missed.
+    let gone = || failed(path, "open cgroup.events")(ErrorKind::NotFound.into());
+    let events = Events::open(path)?.ok_or_else(gone)?;
+    std::fs::write(path.join("cgroup.freeze"), value).map_err(failed(path, "write cgroup.freeze"))?;
+    while !events.say(event)? {
+        if !events.wait(deadline)? {
+            let operation = if frozen { "freeze" } else { "thaw" };
+            return Err(failed(path, operation)(ErrorKind::TimedOut.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every process in the cgroup and below is frozen, on its own account or on that of a cgroup above.
+#[must_use]
+pub fn is_frozen(path: &Path) -> bool {
+    let events = std::fs::read_to_string(path.join("cgroup.events"));
+    events.is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
+}
+
+/// `cgroup.events`: what the kernel tells of a cgroup, with a notice at every change.
+struct Events<'a> {
+    path: &'a Path,
+    file: std::fs::File,
+}
+
+impl<'a> Events<'a> {
+    /// `None` when the cgroup is gone.
+    fn open(path: &'a Path) -> Result<Option<Self>, CgroupError> {
+        match std::fs::File::open(path.join("cgroup.events")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            opened => opened.map(|file| Some(Self { path, file })).map_err(failed(path, "open cgroup.events")),
+        }
+    }
+
+    /// Whether this line is there now. Reading arms the next notice (cgroup-v2.rst, "[Un]populated Notification").
+    fn say(&self, line: &str) -> Result<bool, CgroupError> {
+        let (mut text, mut reader) = (String::new(), &self.file);
+        std::io::Seek::rewind(&mut reader)
+            .and_then(|()| std::io::Read::read_to_string(&mut reader, &mut text).map(drop))
+            .map_err(failed(self.path, "read cgroup.events"))?;
+        Ok(text.lines().any(|known| known == line))
+    }
+
+    /// Waits for a change. False when the deadline has passed.
+    fn wait(&self, deadline: Instant) -> Result<bool, CgroupError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut poll = [PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::PRI)];
+        match rustix::event::poll(&mut poll, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => Ok(true),
+            waited => waited.map(|_| true).map_err(|errno| failed(self.path, "wait")(errno.into())),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -258,5 +323,23 @@ mod tests {
         kill_and_remove(&leaf, made.top.as_deref(), patience).unwrap();
         assert!(!base.exists());
         kill_and_remove(&leaf, made.top.as_deref(), patience).unwrap();
+    }
+    #[test]
+    fn what_is_frozen_stands_still_until_it_is_thawed() {
+        let Some(hierarchy) = Hierarchy::find() else { panic!("these tests need a writable cgroup v2 hierarchy") };
+        let path = hierarchy.own.join(format!("brood-unit-freeze-{}", std::process::id()));
+        let (made, patience) = (create(&path).unwrap(), Duration::from_secs(5));
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        assert!(!is_frozen(&path));
+        freeze(&path, patience).unwrap();
+        assert!(is_frozen(&path));
+        thaw(&path, patience).unwrap();
+        assert!(!is_frozen(&path));
+        freeze(&path, patience).unwrap();
+        kill(&path).unwrap();
+        child.wait().unwrap();
+        kill_and_remove(&path, made.top.as_deref(), patience).unwrap();
+        assert!(freeze(&path, patience).unwrap_err().to_string().contains("cgroup.events"));
     }
 }

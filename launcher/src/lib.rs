@@ -7,14 +7,17 @@
 //! 5. `child`: the steps between clone3 and execve.
 //! 6. [`report`]: how the child tells that it became its program, or which step failed.
 //! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
-//! 8. [`seccomp`]: a profile to the program that the kernel runs at every system call.
+//! 8. [`hooks`]: programs of the host's that the runtime runs at points of a container's life.
+//! 9. [`seccomp`]: a profile to the program that the kernel runs at every system call.
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
 
 pub mod cgroup;
 pub mod config;
+pub mod hooks;
 pub mod plan;
 pub mod prepare;
+pub mod remove;
 pub mod report;
 pub mod seal;
 pub mod seccomp;

@@ -10,8 +10,8 @@ use rustix::pipe::PipeFlags;
 
 use crate::cgroup::{self, CgroupError, Hierarchy};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
-use crate::plan::{self, BuildOptions, Launch, PlanError, Stdio};
-use crate::state::{ContainerDir, ContainerState, INIT, Manager, PidRecord, StateError, StateRoot};
+use crate::plan::{self, BuildOptions, Io, Launch, PlanError};
+use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
 
 /// Why a container could not be prepared. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,14 @@ pub struct Order {
     pub auto_remove: bool,
     /// Whether it gets a cgroup of its own.
     pub cgroup: bool,
+    /// Without pivot_root(2), for hosts whose root is the initramfs.
+    pub no_pivot: bool,
+    /// Whether it gets a session keyring of its own.
+    pub new_keyring: bool,
+    /// Descriptors that the program gets after standard error.
+    pub preserve: Vec<OwnedFd>,
+    /// Added to the environment of the configuration.
+    pub env: Vec<String>,
 }
 
 /// A prepared container: launch it, then [`Reserved::keep`] it.
@@ -86,8 +94,10 @@ pub struct Order {
 pub struct Prepared {
     /// For [`crate::spawn`] or a zygote.
     pub launch: Launch,
-    /// Read end of the status pipe ([`crate::report`]).
+    /// Our end of the status pipe ([`crate::report`]), or of the status socket, where hooks are to be run.
     pub status: OwnedFd,
+    /// What of the configuration is needed after the launch; its hooks are the caller's to run.
+    pub kept: Kept,
     /// As written to `state.json`.
     pub state: ContainerState,
     /// What was ignored or migrated, one line each.
@@ -143,17 +153,21 @@ impl Drop for Reserved {
     }
 }
 
-/// Prepares a container. `stdio` is asked for once the container's folder exists, since it may hold the output files.
+/// Prepares a container. `io` is asked for once the container's folder exists, since it may hold the output files; it is
+/// told whether the configuration asks for a terminal.
 ///
 /// # Errors
 /// One line that names the field, path or step; nothing is left behind.
 pub fn prepare(
     root: &StateRoot,
     order: Order,
-    stdio: impl FnOnce(&ContainerDir) -> Result<Stdio, PrepareError>,
+    io: impl FnOnce(&ContainerDir, bool) -> Result<Io, PrepareError>,
 ) -> Result<Prepared, PrepareError> {
     config::check_id(&order.id)?;
-    let (spec, notes, bundle) = load(&order)?;
+    let (mut spec, notes, bundle) = load(&order)?;
+    if let Some(process) = spec.process_mut().as_mut().filter(|_| !order.env.is_empty()) {
+        process.env_mut().get_or_insert_default().extend(order.env);
+    }
     let cgroup = if order.cgroup { cgroup_place(root, &order.id, &spec)? } else { None };
     let mut state = ContainerState {
         oci_version: spec.version().clone(),
@@ -184,28 +198,43 @@ pub fn prepare(
         }
         None => None,
     };
+    let mut terminal = false;
     if let Some(process) = spec.process() {
+        terminal = process.terminal().unwrap_or(false);
         reserved.dir.process(INIT).create(process)?;
     }
-    if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
-        reserved.dir.write_seccomp(profile)?;
-    }
+    let kept = Kept::of(&spec);
+    reserved.dir.write_kept(&kept)?;
     let park = if order.park { Some(reserved.dir.listen_for_start()?) } else { None };
-    let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(PrepareError::Pipe)?;
+    let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
     let launch = plan::build(
         &spec,
         BuildOptions {
             bundle,
             host_overlay: matches!(order.source, Source::Inline { host_overlay: true, .. }),
-            stdio: stdio(&reserved.dir)?,
-            status: status_write,
+            container: state.clone(),
+            io: io(&reserved.dir, terminal)?,
+            preserve: order.preserve,
+            status: childs_status,
+            no_pivot: order.no_pivot,
+            new_keyring: order.new_keyring,
             park,
             cgroup,
             from_zygote: order.manager != Manager::Caller,
             die_with_parent: order.die_with_parent,
         },
     )?;
-    Ok(Prepared { launch, status, state, notes, reserved })
+    Ok(Prepared { launch, status, kept, state, notes, reserved })
+}
+
+/// Our end and the child's.
+fn status(spec: &Spec) -> Result<(OwnedFd, OwnedFd), rustix::io::Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    if plan::needs_answers(spec) {
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+    } else {
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+    }
 }
 
 fn own_record() -> PidRecord {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! launched without park:   Execing, end of file                     the program runs
+//! before either, with hooks: RuntimeHooks, whereupon the reader writes one byte
 //! created, then started:   Ready, end of file | (on the connection of `start`) Execing, end of file
 //! a step failed:           ... Failed { step, op, errno }, end of file
 //! killed on the way:       end of file without Execing or Ready
@@ -23,6 +24,8 @@ pub enum Report {
     Ready,
     /// The next system call is execve(2); end of file after this record says that it succeeded.
     Execing,
+    /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run, and one byte is to follow.
+    RuntimeHooks,
     /// A step failed and the child is about to exit.
     Failed {
         /// Position in [`Plan::steps`].
@@ -107,8 +110,8 @@ ops! {
     Ambient = 23, "set ambient capabilities";
     /// dup2(2).
     Duplicate = 24, "duplicate descriptor";
-    /// The identity maps never came.
-    AwaitMaps = 25, "wait for identity maps";
+    /// The parent's half was not done.
+    AwaitParent = 25, "wait for the parent's half";
     /// accept(2) at the start socket.
     Accept = 26, "wait for start";
     /// execve(2).
@@ -117,6 +120,26 @@ ops! {
     WrongObject = 28, "unexpected object";
     /// The plan names a descriptor that did not come with it.
     MissingFd = 29, "descriptor missing from the plan";
+    /// The runtime's hooks failed, or the runtime died.
+    AwaitHooks = 30, "wait for the runtime's hooks";
+    /// The state for a hook could not be written.
+    HookInput = 31, "write the state";
+    /// A hook ended with this status, in place of an errno.
+    HookExit = 32, "exit status";
+    /// A hook died of this signal, in place of an errno.
+    HookSignal = 33, "signal";
+    /// A hook took longer than it may.
+    HookTimeout = 34, "killed at its timeout";
+    /// Opening a pseudo-terminal.
+    OpenTerminal = 35, "open a pseudo-terminal";
+    /// `TIOCSWINSZ`.
+    WindowSize = 36, "set the window size";
+    /// `TIOCSCTTY`.
+    ControllingTerminal = 37, "set the controlling terminal";
+    /// sendmsg(2) of the terminal's master.
+    SendTerminal = 38, "send the terminal to the console socket";
+    /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
+    IdMap = 39, "map identities";
 }
 
 impl Report {
@@ -127,6 +150,7 @@ impl Report {
         match self {
             Report::Ready => bytes[0] = 1,
             Report::Execing => bytes[0] = 2,
+            Report::RuntimeHooks => bytes[0] = 4,
             Report::Failed { step, op, errno } => {
                 bytes[0] = 3;
                 bytes[1] = op as u8;
@@ -148,6 +172,7 @@ impl Report {
                 op: Op::from_code(bytes[1])?,
                 errno: Errno::from_raw_os_error(i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])),
             }),
+            4 => Some(Report::RuntimeHooks),
             _ => None,
         }
     }
@@ -167,8 +192,7 @@ pub enum Outcome {
 }
 
 /// A failed step in words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}{}: {}", .step, if .object.is_empty() { "" } else { ": " }, .object, Why { op: *.op, errno: *.errno })]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepError {
     /// [`Step::name`].
     pub step: String,
@@ -180,31 +204,58 @@ pub struct StepError {
     pub errno: Errno,
 }
 
-struct Why {
-    op: Op,
-    errno: Errno,
-}
+impl std::error::Error for StepError {}
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for StepError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.op != Op::Call && self.op != Op::Execve {
-            write!(f, "{}: ", self.op.text())?;
+        f.write_str(&self.step)?;
+        if let Some((field, program)) = self.sought_program() {
+            let reason = errno_text(self.errno);
+            // Callers of OCI runtimes look for these words, which are Go's.
+            return match (self.errno, program.contains('/')) {
+                (Errno::NOENT, false) => write!(f, ": {field}: exec: {program:?}: executable file not found in $PATH"),
+                (Errno::NOENT, true) => write!(f, ": {field}: exec: {program:?}: stat {program}: {reason}"),
+                _ => write!(f, ": {field}: exec: {program:?}: {reason}"),
+            };
         }
-        f.write_str(&errno_text(self.errno))
+        if !self.object.is_empty() {
+            write!(f, ": {}", self.object)?;
+        }
+        match self.op {
+            Op::Call | Op::Execve => write!(f, ": {}", errno_text(self.errno)),
+            Op::HookExit | Op::HookSignal => write!(f, ": {} {}", self.op.text(), self.errno.raw_os_error()),
+            op => write!(f, ": {}: {}", op.text(), errno_text(self.errno)),
+        }
     }
 }
 
-/// The C library's text for an errno, without Rust's `(os error N)`.
+/// The kernel's reason in the C library's words, without Rust's `(os error N)`, and in lower case as Go and crun have it:
+/// callers of OCI runtimes look for such words.
 #[must_use]
 pub fn errno_text(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
+    plain_text(&std::io::Error::from(errno).to_string())
+}
+
+/// As [`errno_text`], of the text of an [`std::io::Error`]. Any other text stays as it is.
+#[must_use]
+pub fn plain_text(error: &str) -> String {
+    let Some((text, _)) = error.split_once(" (os error") else { return error.to_owned() };
+    let mut letters = text.chars();
+    match (letters.next(), letters.next()) {
+        // Not "RPC ..." or ".lib ...".
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            first.to_lowercase().chain([second]).chain(letters).collect()
+        }
+        _ => text.to_owned(),
     }
 }
 
 impl StepError {
+    /// The field and the program, if that is what was looked for ([`crate::plan::Step::object`]).
+    fn sought_program(&self) -> Option<(&str, &str)> {
+        (self.step == "find executable").then(|| self.object.split_once(' ')).flatten()
+    }
+
     /// Exit status of a command that could not be started: 127 not found, 126 not executable, 125 everything else
     /// (the convention of sh(1) and `docker run`).
     #[must_use]
@@ -239,7 +290,13 @@ impl ReportReader {
         }
     }
 
-    /// Reads a blocking descriptor to its end.
+    /// Whether the child waits for its `prestart` and `createRuntime` hooks, and for one byte after them.
+    #[must_use]
+    pub fn awaits_hooks(&self) -> bool {
+        self.last == Some(Report::RuntimeHooks)
+    }
+
+    /// Reads a blocking descriptor to its end, or to the point at which the child waits for hooks.
     ///
     /// # Errors
     /// As read(2).
@@ -248,7 +305,12 @@ impl ReportReader {
         loop {
             match rustix::io::read(from, &mut buffer) {
                 Ok(0) | Err(Errno::CONNRESET) => return Ok(()),
-                Ok(length) => self.push(buffer.get(..length).unwrap_or_default()),
+                Ok(length) => {
+                    self.push(buffer.get(..length).unwrap_or_default());
+                    if self.awaits_hooks() {
+                        return Ok(());
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
@@ -271,7 +333,7 @@ impl ReportReader {
         match self.last {
             Some(Report::Execing) => Outcome::Running,
             Some(Report::Ready) => Outcome::Parked,
-            None => Outcome::Vanished,
+            None | Some(Report::RuntimeHooks) => Outcome::Vanished,
             Some(Report::Failed { step, op, errno }) => {
                 let (step, object) = describe(usize::from(step)).unwrap_or_else(|| ("unknown step", String::new()));
                 Outcome::Failed(StepError { step: step.to_owned(), object, op, errno })
@@ -288,7 +350,9 @@ mod tests {
     #[test]
     fn reports_survive_the_wire() {
         let failed = |op| Report::Failed { step: 513, op, errno: Errno::NOENT };
-        let all = [Report::Ready, Report::Execing].into_iter().chain(Op::ALL.iter().map(|op| failed(*op)));
+        let all = [Report::Ready, Report::Execing, Report::RuntimeHooks]
+            .into_iter()
+            .chain(Op::ALL.iter().map(|op| failed(*op)));
         for report in all {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }
@@ -305,8 +369,32 @@ mod tests {
             reader.push(&bytes[..cut]);
             reader.push(&bytes[cut..]);
             let Outcome::Failed(error) = reader.finish(&plan) else { panic!("cut at {cut}") };
-            assert_eq!(error.to_string(), "pivot root: pivot_root: Invalid argument");
+            assert_eq!(error.to_string(), "pivot root: pivot_root: invalid argument");
         }
         assert_eq!(ReportReader::default().finish(&plan), Outcome::Vanished);
+    }
+    #[test]
+    fn a_program_that_cannot_run_is_told_in_the_words_that_callers_know() {
+        let step = |candidates: &[&str]| Step::FindExecutable {
+            candidates: candidates.iter().map(|path| std::ffi::CString::new(*path).unwrap()).collect(),
+        };
+        let (by_name, by_path) = (step(&["/bin/foo", "/sbin/foo"]), step(&["/bin/foo"]));
+        for (step, errno, expected) in [
+            (&by_name, Errno::NOENT, "exec: \"foo\": executable file not found in $PATH"),
+            (&by_name, Errno::ACCESS, "exec: \"foo\": permission denied"),
+            (&by_path, Errno::NOENT, "exec: \"/bin/foo\": stat /bin/foo: no such file or directory"),
+            (&by_path, Errno::NOTDIR, "exec: \"/bin/foo\": not a directory"),
+            (&by_path, Errno::ACCESS, "exec: \"/bin/foo\": permission denied"),
+        ] {
+            let error = StepError { step: step.name().into(), object: step.object(), op: Op::Call, errno };
+            assert_eq!(error.to_string(), format!("find executable: process.args[0]: {expected}"));
+        }
+    }
+
+    #[test]
+    fn only_the_systems_own_texts_are_changed() {
+        assert_eq!(errno_text(Errno::NOEXEC), "exec format error");
+        assert_eq!(plain_text("RPC version wrong (os error 1)"), "RPC version wrong");
+        assert_eq!(plain_text("No such thing"), "No such thing");
     }
 }

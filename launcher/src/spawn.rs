@@ -2,28 +2,27 @@
 //!
 //! | parent (zygote, or brood-oci itself) | child |
 //! | --- | --- |
-//! | `setns` into a pid namespace, if one is joined | |
+//! | `setns` into the namespaces that the child is born in | |
 //! | `clone3` | `run`: signals, umask, steps |
-//! | write `uid_map`, `setgroups`, `gid_map`; one byte on the pipe | `EnterUserNamespace` reads that byte |
+//! | `setns` back; its half: identity maps, limits; one byte on the pipe | `AwaitParent` reads that byte |
 //! | return pid and pidfd at once | ... the remaining steps, reports, execve |
 
 #![expect(unsafe_code, reason = "clone3: the child continues on a copy of this stack")]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use crate::child::{self, Birth};
-use crate::plan::{FdIndex, Plan, Step};
+use crate::child::{self, Birth, FIRST_OTHER_FD, ProgramArrays};
+use crate::plan::{FdIndex, NamespaceKind, Plan, Step};
 use crate::sys::{self, CStrArray, CloneArgs, Cloned};
 
 /// What a cloning process keeps open for all its launches.
 #[derive(Debug)]
 pub struct Host {
     proc: OwnedFd,
-    pid_namespace: OwnedFd,
     clone_parent: bool,
     ignored_signals: u64,
 }
@@ -62,10 +61,7 @@ impl Host {
     pub fn open(clone_parent: bool) -> Result<Host, SpawnError> {
         let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::open(c"/proc", directory, Mode::empty()).map_err(failed("open /proc"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let pid_namespace = rustix::fs::openat(&proc, c"self/ns/pid", flags, Mode::empty())
-            .map_err(failed("open /proc/self/ns/pid"))?;
-        Ok(Host { proc, pid_namespace, clone_parent, ignored_signals: sys::ignored_signals() })
+        Ok(Host { proc, clone_parent, ignored_signals: sys::ignored_signals() })
     }
 
     /// Starts the child of a plan. The process must have a single thread.
@@ -73,20 +69,21 @@ impl Host {
     /// # Errors
     /// The clone, the pid namespace to join, or the identity maps were refused.
     pub fn spawn(&self, plan: &Plan, fds: &[OwnedFd]) -> Result<Spawned, SpawnError> {
-        let Some(Step::Exec { argv, env }) = plan.steps.last() else {
+        let programs = programs(plan);
+        if !matches!(plan.steps.last(), Some(Step::Exec { .. })) {
             return Err(failed("plan without a program")(Errno::INVAL));
-        };
-        let argv = CStrArray::new(argv.iter().map(AsRef::as_ref));
-        let env = CStrArray::new(env.iter().map(AsRef::as_ref));
-        let fd = |index: FdIndex| fds.get(usize::from(index.0)).map(AsFd::as_fd);
-        let maps = match &plan.id_maps {
-            Some(maps) => Some((maps, rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed("pipe"))?)),
-            None => None,
-        };
-        let joined = plan.pid_namespace.and_then(fd);
-        if let Some(namespace) = joined {
-            sys::setns(namespace, libc::CLONE_NEWPID).map_err(failed("join pid namespace"))?;
         }
+        let room = Room::make(plan, fds, &self.proc).map_err(failed("move descriptors out of the way"))?;
+        let (stale, fds) = room.as_ref().map_or((&[][..], fds), |room| (fds, &room.fds[..]));
+        let proc = room.as_ref().map_or(self.proc.as_fd(), |room| room.proc.as_fd());
+        let fd = |index: FdIndex| fds.get(usize::from(index.0)).map(AsFd::as_fd);
+        let awaited = plan.steps.iter().any(|step| matches!(step, Step::AwaitParent));
+        let pipe = || {
+            let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            Ok((out_of_the_way(read.as_fd(), plan)?, write))
+        };
+        let done = if awaited { Some(pipe().map_err(failed("pipe"))?) } else { None };
+        let joined = self.join(plan, fd)?;
         let parent_flag = if self.clone_parent { libc::CLONE_PARENT as u64 } else { 0 };
         let args = CloneArgs {
             flags: plan.clone_flags | parent_flag,
@@ -96,23 +93,26 @@ impl Host {
         // SAFETY: this process has one thread (the caller's promise), and `child::run` keeps the after-clone contract.
         let cloned = unsafe { sys::clone3(args) };
         if let Ok(Cloned::Child) = cloned {
-            let maps_written = maps.as_ref().map(|(_, (read, _))| read.as_fd());
-            let (proc, ignored_signals) = (self.proc.as_fd(), self.ignored_signals);
-            child::run(Birth { plan, fds, argv: &argv, env: &env, proc, maps_written, ignored_signals })
+            let parent_done = done.as_ref().map(|(read, _)| read.as_fd());
+            let ignored_signals = self.ignored_signals;
+            child::run(Birth { plan, fds, stale, programs: &programs, proc, parent_done, ignored_signals })
         }
-        if joined.is_some() {
-            sys::setns(self.pid_namespace.as_fd(), libc::CLONE_NEWPID)
-                .map_err(failed("return to own pid namespace"))?;
-        }
+        let returned = joined.iter().rev().try_for_each(|(kind, own)| {
+            sys::setns(own.as_fd(), kind.flag()).map_err(failed("return to own namespace"))
+        });
         let spawned = match cloned.map_err(failed("clone3"))? {
             Cloned::Parent { pid, pidfd } => Spawned { pid, pidfd },
             Cloned::Child => return Err(failed("clone3")(Errno::INVAL)),
         };
-        if let Some((maps, (_, write))) = &maps
-            && let Err(error) = self
-                .write_maps(spawned.pid, maps)
-                .and_then(|()| rustix::io::write(write, &[1]).map(drop).map_err(failed("release the child")))
-        {
+        let finish = || {
+            returned?;
+            self.parents_half(spawned.pid, plan)?;
+            match &done {
+                Some((_, write)) => rustix::io::write(write, &[1]).map(drop).map_err(failed("release the child")),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = finish() {
             // The child ends by itself at the pipe's end of file; kill makes that certain and soon.
             let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
             return Err(SpawnError { killed: Some(spawned.pidfd), ..error });
@@ -120,14 +120,81 @@ impl Host {
         Ok(spawned)
     }
 
-    fn write_maps(&self, pid: i32, maps: &crate::plan::IdMaps) -> Result<(), SpawnError> {
-        let write = |file: &str, bytes: &[u8], what| -> Result<(), SpawnError> {
-            let path = format!("{pid}/{file}");
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&self.proc, path, flags, Mode::empty()).map_err(failed(what))?;
-            rustix::io::write(&file, bytes).map(drop).map_err(failed(what))
-        };
-        write("uid_map", &maps.uid_map, "linux.uidMappings: write uid_map")?;
-        write("gid_map", &maps.gid_map, "linux.gidMappings: write gid_map")
+    /// Joins the namespaces that the child is to be born in, and returns the own ones, for the way back.
+    fn join<'fd>(
+        &self,
+        plan: &Plan,
+        fd: impl Fn(FdIndex) -> Option<BorrowedFd<'fd>>,
+    ) -> Result<Vec<(NamespaceKind, OwnedFd)>, SpawnError> {
+        let mut joined = Vec::new();
+        for namespace in &plan.born {
+            let target = fd(namespace.fd).ok_or(Errno::BADF).map_err(failed("namespace"))?;
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let own = format!("self/ns/{}", namespace.kind.file());
+            let own =
+                rustix::fs::openat(&self.proc, own, flags, Mode::empty()).map_err(failed("open own namespace"))?;
+            sys::setns(target, namespace.kind.flag()).map_err(failed("join namespace"))?;
+            joined.push((namespace.kind, own));
+        }
+        Ok(joined)
     }
+
+    /// What takes privileges that the child gave up with its user namespace.
+    fn parents_half(&self, pid: i32, plan: &Plan) -> Result<(), SpawnError> {
+        if let Some(maps) = &plan.id_maps {
+            self.write(pid, "uid_map", &maps.uid_map, "linux.uidMappings: write uid_map")?;
+            self.write(pid, "gid_map", &maps.gid_map, "linux.gidMappings: write gid_map")?;
+        }
+        if let Some(value) = plan.oom_score_adj {
+            self.write(pid, "oom_score_adj", value.to_string().as_bytes(), "process.oomScoreAdj")?;
+        }
+        for limit in &plan.rlimits {
+            sys::set_rlimit_of(pid, limit).map_err(failed("process.rlimits"))?;
+        }
+        if plan.user_namespace.is_some() || !plan.net_devices.is_empty() {
+            return Err(failed("plan beyond this version")(Errno::NOSYS));
+        }
+        Ok(())
+    }
+
+    fn write(&self, pid: i32, file: &str, bytes: &[u8], what: &'static str) -> Result<(), SpawnError> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.proc, format!("{pid}/{file}"), flags, Mode::empty());
+        rustix::io::write(&file.map_err(failed(what))?, bytes).map(drop).map_err(failed(what))
+    }
+}
+
+/// Copies of what the child holds, above the numbers at which the program finds its preserved descriptors.
+struct Room {
+    fds: Vec<OwnedFd>,
+    proc: OwnedFd,
+}
+
+impl Room {
+    /// `None` when the plan preserves nothing, and everything may stay where it is.
+    fn make(plan: &Plan, fds: &[OwnedFd], proc: &OwnedFd) -> Result<Option<Room>, Errno> {
+        if plan.preserve.is_empty() {
+            return Ok(None);
+        }
+        let fds = fds.iter().map(|fd| out_of_the_way(fd.as_fd(), plan)).collect::<Result<_, _>>()?;
+        Ok(Some(Room { fds, proc: out_of_the_way(proc.as_fd(), plan)? }))
+    }
+}
+
+fn out_of_the_way(fd: BorrowedFd<'_>, plan: &Plan) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER_FD + plan.preserve.len() as i32)
+}
+
+/// The arguments and environments of all programs that the child executes, in the order of its steps.
+fn programs(plan: &Plan) -> Vec<ProgramArrays<'_>> {
+    let programs = plan.steps.iter().filter_map(|step| match step {
+        Step::Hook(hook) => Some((&hook.argv, &hook.env)),
+        Step::Exec { argv, env } => Some((argv, env)),
+        _ => None,
+    });
+    programs.map(|(argv, env)| ProgramArrays { argv: array(argv), env: array(env) }).collect()
+}
+
+fn array(strings: &[std::ffi::CString]) -> CStrArray<'_> {
+    CStrArray::new(strings.iter().map(AsRef::as_ref))
 }

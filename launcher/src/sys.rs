@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
-use crate::plan::CapabilitySets;
+use crate::plan::{CapabilitySets, Rlimit, Scheduler};
 
 /// Result of a system call.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -79,7 +79,20 @@ pub unsafe fn clone3(args: CloneArgs<'_>) -> Result<Cloned> {
 /// # Errors
 /// As mount_setattr(2); ENOSYS before Linux 5.12.
 pub fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, set: u64, clear: u64, propagation: u64) -> Result<()> {
-    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    mount_attributes(mount, recursive, libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 })
+}
+
+/// Gives a mount the identity maps of a user namespace (`MOUNT_ATTR_IDMAP`).
+///
+/// # Errors
+/// EINVAL where the file system cannot do that, or when the mount is attached already; others as mount_setattr(2).
+pub fn mount_set_id_map(mount: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    let userns_fd = user_namespace.as_raw_fd() as u64;
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    mount_attributes(mount, recursive, attr)
+}
+
+fn mount_attributes(mount: BorrowedFd<'_>, recursive: bool, attr: libc::mount_attr) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated constant and `attr` outlives the call.
     let done = unsafe {
@@ -171,10 +184,128 @@ pub fn reset_signals(ignored: u64) {
 ///
 /// # Errors
 /// As setrlimit(2).
-pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: `limit` outlives the call.
-    check(c_long::from(unsafe { libc::setrlimit(resource, &raw const limit) })).map(drop)
+pub fn set_rlimit(limit: &Rlimit) -> Result<()> {
+    set_rlimit_of(0, limit)
+}
+
+/// prlimit(2) of another process.
+///
+/// # Errors
+/// As prlimit(2).
+pub fn set_rlimit_of(pid: i32, limit: &Rlimit) -> Result<()> {
+    let raw = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
+    // SAFETY: `raw` outlives the call; the old limit is not asked for.
+    check(c_long::from(unsafe { libc::prlimit(pid, limit.resource, &raw const raw, std::ptr::null_mut()) })).map(drop)
+}
+
+/// sched_setattr(2) of this thread.
+///
+/// # Errors
+/// As sched_setattr(2).
+pub fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
+    let attr = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: scheduler.policy,
+        sched_flags: scheduler.flags,
+        sched_nice: scheduler.nice,
+        sched_priority: scheduler.priority,
+        sched_runtime: scheduler.runtime,
+        sched_deadline: scheduler.deadline,
+        sched_period: scheduler.period,
+    };
+    // SAFETY: `attr` tells its own size and outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
+}
+
+/// ioprio_set(2) of this thread: `class << 13 | level`.
+///
+/// # Errors
+/// As ioprio_set(2).
+pub fn set_io_priority(value: u32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) }).map(drop)
+}
+
+/// sched_setaffinity(2) of this thread; the mask may be of any length.
+///
+/// # Errors
+/// As sched_setaffinity(2).
+pub fn set_affinity(mask: &[u64]) -> Result<()> {
+    // SAFETY: pointer and length describe `mask`.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) }).map(drop)
+}
+
+/// personality(2) of this thread.
+///
+/// # Errors
+/// As personality(2).
+pub fn set_personality(value: u32) -> Result<()> {
+    // SAFETY: integers only.
+    check(c_long::from(unsafe { libc::personality(c_ulong::from(value)) })).map(drop)
+}
+
+/// set_mempolicy(2) of this thread.
+///
+/// # Errors
+/// As set_mempolicy(2).
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<()> {
+    let (pointer, bits) = match nodes {
+        [] => (std::ptr::null(), 0),
+        // The kernel reads one bit less than it is told.
+        nodes => (nodes.as_ptr(), nodes.len() * u64::BITS as usize + 1),
+    };
+    // SAFETY: pointer and length describe `nodes`.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) }).map(drop)
+}
+
+/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: a new keyring, or one of this name that the caller may search.
+///
+/// # Errors
+/// As keyctl(2); ENOSYS without keyrings.
+pub fn join_session_keyring(name: &CStr) -> Result<()> {
+    // SAFETY: the name is NUL-terminated.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }).map(drop)
+}
+
+/// A number in decimal on the stack: no formatting machinery after the clone.
+#[derive(Clone, Copy, Debug)]
+pub struct Decimal {
+    bytes: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    /// The text of a number.
+    #[must_use]
+    pub fn of(value: i64) -> Decimal {
+        let mut text = Decimal { bytes: [0; 20], start: 20 };
+        let mut rest = value.unsigned_abs();
+        loop {
+            text.put_before(b'0' + (rest % 10) as u8);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if value < 0 {
+            text.put_before(b'-');
+        }
+        text
+    }
+
+    fn put_before(&mut self, byte: u8) {
+        self.start = self.start.saturating_sub(1);
+        if let Some(slot) = self.bytes.get_mut(self.start) {
+            *slot = byte;
+        }
+    }
+
+    /// Its digits.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
 }
 
 /// setgroups(2) of this thread.
@@ -313,12 +444,13 @@ pub fn exit_now(status: c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// dup2(2) onto a number below 3; the copy stays open across execve.
+/// dup2(2) onto a number that the program is to find it at; the copy stays open across execve.
 ///
 /// # Errors
 /// As dup2(2).
 pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
-    // SAFETY: integers only. Descriptors 0 to 2 are nobody's `OwnedFd` in a process of ours.
+    // SAFETY: integers only. Descriptors 0 to 2 are nobody's `OwnedFd` in a process of ours; what a child finds at higher
+    // numbers it does not use (`crate::spawn` moves all that it does out of the way).
     check(c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) })).map(drop)
 }
 
@@ -329,6 +461,29 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
 pub fn dup_cloexec_to(fd: BorrowedFd<'_>, over: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: integers only; the number stays open and stays the property of its owner.
     check(c_long::from(unsafe { libc::dup3(fd.as_raw_fd(), over.as_raw_fd(), libc::O_CLOEXEC) })).map(drop)
+}
+
+/// close(2) of a number that a child inherited and nobody there uses: its owner is the memory of the parent.
+pub(crate) fn close_forgotten(number: RawFd) {
+    // SAFETY: the caller's promise: no `OwnedFd` of this process is used or dropped for it any more.
+    unsafe { libc::close(number) };
+}
+
+/// A close-on-exec copy of a descriptor that the caller of this process left open for it: one that is open, and not
+/// close-on-exec as all of ours are.
+///
+/// # Errors
+/// EBADF when there is no such descriptor.
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: integers only; an unknown number is an error.
+    let flags = check(c_long::from(unsafe { libc::fcntl(number, libc::F_GETFD) }))?;
+    if flags & c_long::from(libc::FD_CLOEXEC) != 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: as above.
+    let copy = check(c_long::from(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }))?;
+    // SAFETY: a new descriptor that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
 }
 
 /// A child that has ended, seen without being reaped.
@@ -374,4 +529,16 @@ pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // SAFETY: the request reads and writes one pidfd_info, which outlives the call.
     check(c_long::from(unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) })).ok()?;
     (info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(info.exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Decimal;
+
+    #[test]
+    fn decimal_agrees_with_the_library() {
+        for value in [0, 1, 9, 10, 999, 1000, -1, -1000, 123_456, i64::MAX, i64::MIN] {
+            assert_eq!(Decimal::of(value).as_bytes(), value.to_string().as_bytes());
+        }
+    }
 }

@@ -1,16 +1,17 @@
 //! Errors in one line, for both binaries.
 
+use crate::report::plain_text;
+
 /// An error and its causes, each only if it says something that was not said.
 #[must_use]
 pub fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
-        let plain = cause.split(" (os error").next().unwrap_or_default().trim();
+        let cause = plain_text(cause.to_string().trim());
         if text.is_empty() {
             text = cause;
-        } else if !text.contains(plain) && !plain.contains(text.as_str()) {
-            text = format!("{text}: {plain}");
+        } else if !text.contains(&cause) && !cause.contains(&text) {
+            text = format!("{text}: {cause}");
         }
     }
     text.split('\n').map(str::trim).collect::<Vec<_>>().join("; ")
@@ -32,8 +33,8 @@ mod tests {
     #[test]
     fn a_cause_that_says_nothing_new_is_left_out() {
         let io = std::io::Error::from_raw_os_error(2);
-        let error = anyhow::Error::from(io).context("/x: No such file or directory").context("--root");
-        assert_eq!(super::chain(&error), "--root: /x: No such file or directory");
+        let error = anyhow::Error::from(io).context("/x: no such file or directory").context("--root");
+        assert_eq!(super::chain(&error), "--root: /x: no such file or directory");
     }
 
     #[test]

@@ -14,10 +14,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use brood_launcher::plan::{BuildOptions, ExecOptions, Launch, Stdio, Step, build, build_exec};
+use brood_launcher::plan::{BuildOptions, ExecOptions, Io, Launch, Stdio, Step, build, build_exec};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::{Host, Spawned};
-use brood_launcher::state::{ContainerState, StateRoot};
+use brood_launcher::state::{ContainerState, Kept, StateRoot};
 use rustix::process::{WaitId, WaitIdOptions};
 use serde_json::{Value, json};
 
@@ -75,6 +75,8 @@ fn main() {
     std::fs::write(rootfs.join("program"), "").unwrap();
     std::fs::set_permissions(rootfs.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
 
+    std::fs::copy("/bin/busybox", rootfs.join("busybox")).unwrap();
+
     // The container's root makes the mount points, and in a user namespace that is this user.
     std::os::unix::fs::chown(&rootfs, Some(100_000), Some(100_000)).unwrap();
 
@@ -82,7 +84,8 @@ fn main() {
     seen.extend(run(temp.path(), user_namespace(), false));
     seen.extend(run(temp.path(), joined_namespaces(), true));
     // The zygote's own: `/lower` and `/scratch` are there only. `tests/run.rs` runs it in every embedded container.
-    let elsewhere = ["overlay root"];
+    // Labels need a security module that most machines do not have.
+    let elsewhere = ["overlay root", "label"];
     println!("{} kinds of steps ran without the allocator", seen.len());
     assert_eq!(seen.len() + elsewhere.len(), Step::KINDS, "steps that ran: {seen:?}");
     println!("test result: ok. 2 passed; 0 failed");
@@ -100,18 +103,31 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
             },
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 100}],
             "noNewPrivileges": true, "oomScoreAdj": 500,
+            "scheduler": {"policy": "SCHED_OTHER", "nice": 1},
+            "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 4},
+            "execCPUAffinity": {"initial": "0", "final": "0"},
+            "consoleSize": {"height": 20, "width": 30},
         },
         "root": {"path": "rootfs", "readonly": true},
         "hostname": "after-clone", "domainname": "example.org",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "rnoexec"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "ro", "strictatime"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
             {"destination": "/job/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
             {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
             {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
             {"destination": "/job/deep", "type": "none", "options": ["remount", "noexec"]},
         ],
+        "hooks": {
+            "createRuntime": [{"path": "/bin/true"}],
+            "createContainer": [{"path": "/bin/true", "args": ["true"], "timeout": 100}],
+            "startContainer": [{"path": "/busybox", "args": ["true"], "env": ["A=b"]}],
+        },
         "linux": {
+            "personality": {"domain": "LINUX"},
+            "memoryPolicy": {"mode": "MPOL_DEFAULT"},
+            "rootfsPropagation": "rprivate",
             "maskedPaths": ["/proc/keys", "/proc/timer_list", "/proc/acpi", "/proc/scsi", "/proc/missing"],
             "readonlyPaths": ["/proc/sys", "/proc/missing"],
             "seccomp": {
@@ -135,7 +151,12 @@ fn user_namespace() -> Value {
     let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let namespaces = new(&["mount", "pid", "ipc", "uts", "network", "cgroup", "time", "user"]);
     let offsets = json!({"monotonic": {"secs": 5, "nanosecs": 6}, "boottime": {"secs": 7}});
-    config(&namespaces, json!({"uidMappings": mapping, "gidMappings": mapping, "timeOffsets": offsets}))
+    let mut config = config(
+        &namespaces,
+        json!({"uidMappings": mapping, "gidMappings": mapping, "timeOffsets": offsets, "sysctl": {"net.ipv4.ip_forward": "0"}}),
+    );
+    config["process"]["terminal"] = true.into();
+    config
 }
 
 fn joined_namespaces() -> Value {
@@ -144,7 +165,7 @@ fn joined_namespaces() -> Value {
         let file = if kind == "network" { "net" } else { kind };
         json!({"type": kind, "path": format!("/proc/self/ns/{file}")})
     }));
-    config(&namespaces, json!({}))
+    config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}}))
 }
 
 /// Runs a configuration to its execve and returns the names of its steps.
@@ -152,14 +173,21 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     let spec = serde_json::from_value(config).unwrap();
     let state = ContainerState { id: if park { "parked" } else { "run" }.into(), ..ContainerState::default() };
     let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(&state).unwrap();
-    let (status, status_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let socketpair = || rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let ((status, childs_status), (console, childs_console)) = (socketpair().unwrap(), socketpair().unwrap());
+    let terminal = spec_terminal(&spec);
     let Launch { mut plan, fds, .. } = build(
         &spec,
         BuildOptions {
             bundle: bundle.to_owned(),
             host_overlay: false,
-            stdio: stdio(),
-            status: status_write,
+            container: state,
+            io: if terminal { Io::Terminal(childs_console) } else { Io::Descriptors(stdio()) },
+            preserve: vec![stdio().stdin],
+            status: childs_status,
+            no_pivot: park,
+            new_keyring: true,
             park: park.then(|| dir.listen_for_start().unwrap()),
             cgroup: None,
             from_zygote: false,
@@ -171,6 +199,11 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     drop(fds);
     let mut reader = ReportReader::default();
     reader.read_to_end(&status).unwrap();
+    if reader.awaits_hooks() {
+        rustix::net::send(&status, &[1], rustix::net::SendFlags::NOSIGNAL).unwrap();
+        reader.read_to_end(&status).unwrap();
+    }
+    drop(console);
     let mut outcome = reader.finish(&plan);
     let mut names: Vec<&'static str> = plan.steps.drain(..).map(|step| step.name()).collect();
     if park {
@@ -195,10 +228,11 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
     let options = ExecOptions {
         init,
         init_pid: container.pid,
-        stdio: stdio(),
+        io: Io::Descriptors(stdio()),
+        preserve: Vec::new(),
         status: status_write,
         cgroup: None,
-        seccomp: None,
+        kept: Kept::default(),
     };
     let Launch { plan, fds, .. } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();
     let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
@@ -209,6 +243,10 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
     let Outcome::Failed(error) = reader.finish(&plan) else { panic!("{:?}", reader.finish(&plan)) };
     assert_eq!(error.step, "exec", "{error}");
     plan.steps.iter().map(Step::name).collect()
+}
+
+fn spec_terminal(spec: &oci_spec::runtime::Spec) -> bool {
+    spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false)
 }
 
 fn stdio() -> Stdio {

@@ -188,11 +188,8 @@ fn what_comes_in_a_later_release_is_refused_by_name() {
         eprintln!("not asked of a foreign runtime: it has these");
         return;
     }
-    let hook = json!([{ "path": "/bin/true" }]);
     let cases = [
         ("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "linux.seccomp.listenerPath"),
-        ("/linux/sysctl", json!({ "kernel.domainname": "x" }), "linux.sysctl"),
-        ("/hooks", json!({ "createRuntime": hook }), "hooks"),
         ("/linux/resources", json!({ "memory": { "limit": 16_777_216 } }), "linux.resources.memory"),
         ("/process/apparmorProfile", json!("strict"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("system_u:system_r:container_t:s0"), "process.selinuxLabel"),

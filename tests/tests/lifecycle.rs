@@ -6,79 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use brood_tests::procfs::process;
-use brood_tests::{Bundle, Cmd, Output, Sandbox, binaries, waiting};
+use brood_tests::{Bundle, Container, Sandbox, binaries, waiting};
 use serde_json::{Value, json};
-
-/// One container and where it lives.
-struct Container {
-    // Before the sandbox goes, the container must have gone: see `drop`.
-    id: String,
-    bundle: Bundle,
-    sandbox: Sandbox,
-}
-
-impl Container {
-    /// A bundle on busybox, not created yet.
-    fn new(edit: impl Fn(&mut Bundle)) -> Self {
-        let sandbox = Sandbox::new();
-        let mut bundle = Bundle::busybox(&sandbox, "bundle");
-        edit(&mut bundle);
-        bundle.write();
-        Self { id: sandbox.id("box"), bundle, sandbox }
-    }
-
-    /// One that lives until it gets SIGTERM.
-    fn long_lived() -> Self {
-        Self::new(|bundle| bundle.live_until_term(7))
-    }
-
-    fn oci(&self, args: &[&str]) -> Cmd {
-        self.sandbox.oci().args(args)
-    }
-
-    /// `COMMAND ARGS... ID`
-    #[track_caller]
-    fn call(&self, args: &[&str]) -> Output {
-        self.oci(args).arg(&self.id).run()
-    }
-
-    #[track_caller]
-    fn create(&self) {
-        self.oci(&["create", "--bundle"]).arg(self.bundle.path()).arg(&self.id).run().ok();
-    }
-
-    /// Creates and starts it and waits until its program runs.
-    #[track_caller]
-    fn up(self) -> Self {
-        self.create();
-        self.call(&["start"]).ok();
-        self.bundle.await_up();
-        self
-    }
-
-    #[track_caller]
-    fn state(&self) -> Value {
-        serde_json::from_str(&self.call(&["state"]).ok()).expect("`state` prints JSON")
-    }
-
-    #[track_caller]
-    fn status(&self) -> String {
-        self.state()["status"].as_str().expect("a status").to_owned()
-    }
-
-    #[track_caller]
-    fn pid(&self) -> i32 {
-        i32::try_from(self.state()["pid"].as_i64().expect("a pid")).unwrap()
-    }
-
-    /// Sends SIGKILL and waits for the end.
-    #[track_caller]
-    fn end(&self) {
-        let pid = self.pid();
-        self.oci(&["kill", &self.id, "KILL"]).run().ok();
-        waiting::gone(pid);
-    }
-}
 
 #[test]
 fn create_parks_and_start_releases() {

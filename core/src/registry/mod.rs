@@ -136,7 +136,10 @@ impl Registry {
         let target = match command {
             Command::Create { id, auto_remove } => {
                 if self.by_id.contains_key(&id) {
-                    let failure = Failure::new(FailureKind::AlreadyExists, format!("container {id} already exists"));
+                    let failure = Failure::new(
+                        FailureKind::AlreadyExists,
+                        format!("container with given ID already exists: {id}"),
+                    );
                     effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
                 } else {
                     let phase = Phase::Creating { reply: ticket, early_exit: None };

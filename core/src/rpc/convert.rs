@@ -98,7 +98,8 @@ pub(super) fn put_state(mut to: schema::container_state::Builder<'_>, from: &Sna
     to.set_status(match from.status {
         Status::Creating => schema::Status::Creating,
         Status::Created => schema::Status::Created,
-        Status::Running => schema::Status::Running,
+        // The registry knows no pause.
+        Status::Running | Status::Paused => schema::Status::Running,
         Status::Stopped => schema::Status::Stopped,
     });
     to.set_bundle(state.bundle.to_string_lossy().as_ref());

@@ -5,15 +5,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use brood_launcher::cgroup;
+use brood_launcher::hooks::{self, Point};
+use brood_launcher::remove;
 use brood_launcher::report::{Outcome, errno_text};
 use brood_launcher::signal;
 use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, START_SOCKET, exit_of_stranger, now_ns,
+    ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, START_SOCKET, exit_of_stranger, now_ns, open_process,
 };
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::launch::read_reports;
+use super::launch::{read_reports, watch_reports};
 use super::{Reaper, Record, Supervisor};
 use crate::journal::JournalEvent;
 use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
@@ -50,10 +52,16 @@ impl Supervisor {
     }
 
     fn release(self: &Rc<Self>, instance: Instance) {
-        let Some(dir) = self.records.borrow().get(&instance).map(|record| record.dir.clone()) else { return };
+        let found = self.records.borrow().get(&instance).map(|record| (record.dir.clone(), record.state.clone()));
+        let Some((dir, state)) = found else { return };
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
-            let event = supervisor.released(dir).await;
+            let event = match supervisor.released(dir.clone()).await {
+                Event::Released(Ok(())) => {
+                    Event::Released(supervisor.blocking(move || poststart(&dir, &state)).await.flatten())
+                }
+                event => event,
+            };
             supervisor.event(instance, event);
         });
     }
@@ -152,7 +160,8 @@ impl Supervisor {
             Ok(Err(errno)) => return Event::NotReleased(failed(errno)),
             Err(failure) => return Event::NotReleased(failure),
         };
-        let reports = tokio::time::timeout(self.settings.start_timeout, read_reports(connection)).await;
+        let reports = async { read_reports(&watch_reports(connection)?).await };
+        let reports = tokio::time::timeout(self.settings.start_timeout, reports).await;
         Event::Released(match reports {
             Ok(Ok(reader)) => match reader.finish_start() {
                 Outcome::Running => Ok(()),
@@ -210,11 +219,28 @@ fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
 
 /// Removes what a container without an init process holds.
 pub(super) fn remove(dir: &ContainerDir, state: &ContainerState) -> Result<(), Failure> {
-    if !state.cgroup.as_os_str().is_empty() {
-        cgroup::kill_and_remove(&state.cgroup, state.cgroup_made.as_deref(), REMOVAL_PATIENCE)
-            .map_err(|error| internal(&error.to_string()))?;
+    let problems = remove::remove(dir, state, REMOVAL_PATIENCE).map_err(|error| internal(&error.to_string()))?;
+    for problem in problems {
+        tracing::warn!(container = state.id, "{problem}");
     }
-    dir.remove().map_err(|error| internal(&error.to_string()))
+    Ok(())
+}
+
+/// The program runs: its `poststart` hooks do too. When one fails, the container is killed (runtime-spec 1.3, runtime,
+/// "Lifecycle", 9).
+pub(super) fn poststart(dir: &ContainerDir, state: &ContainerState) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(FailureKind::LaunchFailed, error.to_string());
+    let kept = dir.read_kept().map_err(|error| failed(&error))?;
+    if kept.poststart.is_empty() {
+        return Ok(());
+    }
+    let record = dir.process(INIT).read_pid().map_err(|error| failed(&error))?;
+    hooks::run(&kept, Point::Poststart, state, record.pid).map_err(|error| {
+        if let Some(init) = open_process(record) {
+            let _ = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
+        }
+        failed(&error)
+    })
 }
 
 pub(super) fn internal(message: &str) -> Failure {

@@ -4,21 +4,35 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use brood_launcher::cgroup;
-use brood_launcher::plan::{Plan, Stdio};
+use brood_launcher::hooks::{self, Point};
+use brood_launcher::plan::{Io, Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError};
+use brood_launcher::state::{ContainerDir, ContainerState, INIT, Kept, Manager, StateError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
 use super::{Order, Reaper, Record, StdioOrder, Supervisor};
 use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
+
+/// A child on its way.
+struct Cloned {
+    plan: Plan,
+    /// Our end of the status pipe or socket.
+    status: OwnedFd,
+    /// Its hooks are ours to run.
+    kept: Kept,
+    state: ContainerState,
+    pid: i32,
+    dir: ContainerDir,
+}
 
 impl Supervisor {
     pub(super) fn begin_launch(self: &Rc<Self>, instance: Instance, ticket: Ticket) {
@@ -37,12 +51,32 @@ impl Supervisor {
         let deadline = tokio::time::Instant::now() + limit;
         // What is given up here undoes itself when it is done: the reservation is dropped, a late child is killed.
         let cloned = tokio::time::timeout_at(deadline, self.clone_child(instance, order)).await;
-        let (plan, status) = match cloned.unwrap_or_else(|_| Err(late())) {
+        let Cloned { plan, status, kept, state, pid, dir } = match cloned.unwrap_or_else(|_| Err(late())) {
             Ok(cloned) => cloned,
             Err(failure) => return self.event(instance, Event::NotCloned(failure)),
         };
-        let event = match tokio::time::timeout_at(deadline, read_reports(status)).await {
-            Ok(Ok(reader)) => match reader.finish(&plan) {
+        let broken = |error: std::io::Error| internal(&format!("status pipe: {error}"));
+        let reports = async {
+            let status = watch_reports(status).map_err(broken)?;
+            let mut reader = read_reports(&status).await.map_err(broken)?;
+            if reader.awaits_hooks() {
+                let shown = state.clone();
+                let hooks = move || hooks::run(&kept, Point::CreateRuntime, &shown, pid);
+                self.blocking(hooks)
+                    .await?
+                    .map_err(|error| Failure::new(FailureKind::LaunchFailed, error.to_string()))?;
+                // Should the child be gone meanwhile, its end of file says so.
+                let _ = rustix::net::send(status.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
+                reader = read_reports(&status).await.map_err(broken)?;
+            }
+            let outcome = reader.finish(&plan);
+            if outcome == Outcome::Running {
+                self.blocking(move || super::act::poststart(&dir, &state)).await??;
+            }
+            Ok(outcome)
+        };
+        let event = match tokio::time::timeout_at(deadline, reports).await {
+            Ok(Ok(outcome)) => match outcome {
                 Outcome::Running => Event::SetUp { parked: false },
                 Outcome::Parked => Event::SetUp { parked: true },
                 Outcome::Failed(error) => Event::SetUpFailed(Failure::of_step(&error)),
@@ -50,14 +84,14 @@ impl Supervisor {
                     Event::SetUpFailed(internal("the container's process was killed while it was being set up"))
                 }
             },
-            Ok(Err(error)) => Event::SetUpFailed(internal(&format!("status pipe: {error}"))),
+            Ok(Err(failure)) => Event::SetUpFailed(failure),
             Err(_) => Event::SetUpFailed(late()),
         };
         self.event(instance, event);
     }
 
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
-    async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<(Plan, OwnedFd), Failure> {
+    async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<Cloned, Failure> {
         let (root, manager) = (self.settings.root.clone(), self.settings.manager);
         let prepare = move || {
             let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported } = order;
@@ -74,11 +108,15 @@ impl Supervisor {
                 ignore_unsupported,
                 auto_remove,
                 cgroup,
+                no_pivot: false,
+                new_keyring: true,
+                preserve: Vec::new(),
+                env: Vec::new(),
             };
-            prepare::prepare(&root, order, |dir| open_stdio(stdio, dir))
+            prepare::prepare(&root, order, |dir, _| open_stdio(stdio, dir).map(Io::Descriptors))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
-        let Prepared { launch, status, state, notes, reserved } = prepared;
+        let Prepared { launch, status, kept, state, notes, reserved } = prepared;
         for note in &notes {
             tracing::warn!(container = state.id, "{note}");
         }
@@ -90,8 +128,9 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
-        self.write_down(instance, spawned, reserved, state)?;
-        Ok((plan, status))
+        let (pid, dir) = (spawned.pid, reserved.dir().clone());
+        self.write_down(instance, spawned, reserved, state.clone())?;
+        Ok(Cloned { plan, status, kept, state, pid, dir })
     }
 
     fn write_down(
@@ -150,16 +189,25 @@ impl Supervisor {
     }
 }
 
-/// Reads a child's reports to the end of the descriptor, a pipe or a socket.
-pub(super) async fn read_reports(from: OwnedFd) -> std::io::Result<ReportReader> {
+/// Prepares the descriptor of a child's reports, a pipe or a socket.
+pub(super) fn watch_reports(from: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     rustix::io::ioctl_fionbio(&from, true)?;
-    let from = watch(from, Interest::READABLE)?;
+    watch(from, Interest::READABLE)
+}
+
+/// Reads a child's reports to their end, or to the point at which the child waits for hooks.
+pub(super) async fn read_reports(from: &AsyncFd<OwnedFd>) -> std::io::Result<ReportReader> {
     let mut reader = ReportReader::default();
     let mut buffer = [0; 32];
     loop {
         match rustix::io::read(from.get_ref(), &mut buffer) {
             Ok(0) | Err(Errno::CONNRESET) => return Ok(reader),
-            Ok(length) => reader.push(buffer.get(..length).unwrap_or_default()),
+            Ok(length) => {
+                reader.push(buffer.get(..length).unwrap_or_default());
+                if reader.awaits_hooks() {
+                    return Ok(reader);
+                }
+            }
             Err(Errno::AGAIN) => from.readable().await?.clear_ready(),
             Err(errno) => return Err(errno.into()),
         }

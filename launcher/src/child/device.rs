@@ -10,7 +10,8 @@ use super::{Child, Done, During, Failure};
 use crate::report::Op;
 
 impl Child<'_> {
-    /// Makes a node; one that is there already must be the same device.
+    /// Makes a node; one that is there already must be the same device. A regular file is a place for a bind mount to
+    /// come, for which anything will do.
     pub(super) fn device(&self, path: &CStr, mode: u32, device: Dev, owner: (u32, u32)) -> Done {
         let mut buffer = PathBuffer::new(path)?;
         let parent = make_parents(self.root()?, &mut buffer, false)?;
@@ -18,6 +19,7 @@ impl Child<'_> {
         let (kind, permissions) = (FileType::from_raw_mode(mode), Mode::from_raw_mode(mode));
         match rustix::fs::mknodat(&parent, name, kind, permissions, device) {
             Ok(()) => {}
+            Err(Errno::EXIST) if kind == FileType::RegularFile => return Ok(()),
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).during(Op::MakeNode)?;
                 if FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == device {

@@ -6,13 +6,10 @@ use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::{Child, Done, During, Failure};
+use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
 use crate::plan::FdIndex;
 use crate::report::{Op, Report};
 use crate::sys;
-
-/// First descriptor that is not standard input, output or error.
-const FIRST_OTHER_FD: i32 = 3;
 
 impl<'a> Child<'a> {
     /// As execvp(3) looks along PATH, but before anybody is told that the container is ready.
@@ -48,9 +45,11 @@ impl<'a> Child<'a> {
 
     pub(super) fn exec(&self) -> Done {
         let program = self.program.ok_or(Failure { op: Op::Execve, errno: Errno::NOENT })?;
-        sys::close_range_cloexec(FIRST_OTHER_FD).during(Op::Call)?;
+        let arrays = self.birth.programs.last().ok_or(Failure { op: Op::Execve, errno: Errno::INVAL })?;
+        let first_other = FIRST_OTHER_FD + self.birth.plan.preserve.len() as i32;
+        sys::close_range_cloexec(first_other).during(Op::Call)?;
         self.report(Report::Execing);
-        Err(Failure { op: Op::Execve, errno: sys::execve(program, self.birth.argv, self.birth.env) })
+        Err(Failure { op: Op::Execve, errno: sys::execve(program, &arrays.argv, &arrays.env) })
     }
 }
 

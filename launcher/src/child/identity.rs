@@ -44,30 +44,8 @@ impl Child<'_> {
     }
 
     pub(super) fn oom_score_adj(&self, value: i32) -> Done {
-        let mut text = [0u8; 8];
-        self.write_own_proc_file(c"self/oom_score_adj", decimal(value, &mut text))
+        self.write_own_proc_file(c"self/oom_score_adj", sys::Decimal::of(i64::from(value)).as_bytes())
     }
-}
-
-/// The number in decimal, written from the end of the buffer: no formatting machinery after the clone.
-fn decimal(value: i32, buffer: &mut [u8; 8]) -> &[u8] {
-    let mut at = buffer.len();
-    let mut rest = value.unsigned_abs();
-    for slot in buffer.iter_mut().skip(1).rev() {
-        *slot = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        at -= 1;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        at -= 1;
-        if let Some(slot) = buffer.get_mut(at) {
-            *slot = b'-';
-        }
-    }
-    buffer.get(at..).unwrap_or_default()
 }
 
 pub(super) fn bounding_set(keep: u64) -> Done {
@@ -101,14 +79,4 @@ pub(super) fn capabilities(sets: &CapabilitySets) -> Done {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn decimal_agrees_with_the_library() {
-        for value in [0, 1, 9, 10, 999, 1000, -1, -1000, 123_456, -123_456] {
-            assert_eq!(super::decimal(value, &mut [0; 8]), value.to_string().as_bytes());
-        }
-    }
 }

@@ -6,19 +6,22 @@
 //! ([`crate::report`]). The contract is checked by a test that runs every step under an allocator that refuses
 //! (`launcher/tests/after_clone.rs`).
 //!
-//! Reading order: [`run`] here; `mount` and `target` for the file system; `hide` for masked and read-only paths;
-//! `device`; `namespace`; `identity`; `exec`.
+//! Reading order: [`run`] here; `namespace`; `mount` and `target` for the file system; `hide` for masked and read-only
+//! paths; `device`; `terminal`; `attribute` and `identity` for the process; `hook`; `exec`.
 
+mod attribute;
 mod device;
 mod exec;
 mod hide;
+mod hook;
 mod identity;
 mod mount;
 mod namespace;
 mod target;
+mod terminal;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -46,20 +49,30 @@ impl<T> During<T> for Result<T, Errno> {
     }
 }
 
+/// First descriptor that is not standard input, output or error.
+pub(crate) const FIRST_OTHER_FD: i32 = 3;
+
 /// What the child was born with. All of it was made before the clone.
 pub(crate) struct Birth<'a> {
     pub plan: &'a Plan,
     pub fds: &'a [OwnedFd],
-    /// argv and envp of the plan's `Exec`.
-    pub argv: &'a CStrArray<'a>,
-    pub env: &'a CStrArray<'a>,
+    /// What `fds` are copies of; to be closed, since an end of file waits for all copies.
+    pub stale: &'a [OwnedFd],
+    /// argv and envp of the plan's hooks, in their order, and last of its `Exec`.
+    pub programs: &'a [ProgramArrays<'a>],
     /// `/proc` of the pid namespace that cloned us, opened as a directory. The container's own is not to be trusted
     /// (CVE-2019-16884, CVE-2025-52881).
     pub proc: BorrowedFd<'a>,
-    /// Read end of the pipe on which the parent says that the identity maps are written.
-    pub maps_written: Option<BorrowedFd<'a>>,
+    /// Read end of the pipe on which the parent says that its half is done.
+    pub parent_done: Option<BorrowedFd<'a>>,
     /// To be reset: an ignored signal would stay ignored in the program.
     pub ignored_signals: u64,
+}
+
+/// What an execve(2) takes beside the path.
+pub(crate) struct ProgramArrays<'a> {
+    pub argv: CStrArray<'a>,
+    pub env: CStrArray<'a>,
 }
 
 /// The child's state while it walks the list.
@@ -73,6 +86,8 @@ struct Child<'a> {
     empty: Option<OwnedFd>,
     /// What FindExecutable found.
     program: Option<&'a CStr>,
+    /// How many of [`Birth::programs`] have run.
+    programs_run: usize,
     /// Where reports go; replaced at `Park` by the connection of whoever starts us.
     report_to: Option<BorrowedFd<'a>>,
     connection: Option<OwnedFd>,
@@ -85,8 +100,28 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
     let report_to = plan.status.and_then(|index| birth.fds.get(usize::from(index.0))).map(AsFd::as_fd);
     // Device nodes and mount points get the modes they ask for; the plan sets the container's umask later.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let mut child =
-        Child { birth, root: None, made_root: None, empty: None, program: None, report_to, connection: None };
+    let mut child = Child {
+        birth,
+        root: None,
+        made_root: None,
+        empty: None,
+        program: None,
+        programs_run: 0,
+        report_to,
+        connection: None,
+    };
+    for fd in child.birth.stale {
+        sys::close_forgotten(fd.as_raw_fd());
+    }
+    // Before anything else is opened: their numbers are taken from here on.
+    for (index, number) in plan.preserve.iter().zip(FIRST_OTHER_FD..) {
+        if let Err(Failure { op, errno }) =
+            child.fd(*index).and_then(|fd| sys::dup_to(fd, number).during(Op::Duplicate))
+        {
+            child.report(Report::Failed { step: 0, op, errno });
+            sys::exit_now(125);
+        }
+    }
     for (position, step) in plan.steps.iter().enumerate() {
         if let Err(Failure { op, errno }) = child.execute(step) {
             child.report(Report::Failed { step: position as u16, op, errno });
@@ -99,8 +134,9 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
 impl<'a> Child<'a> {
     fn execute(&mut self, step: &'a Step) -> Done {
         match step {
-            Step::EnterUserNamespace => self.enter_user_namespace(),
-            Step::JoinNamespace { kind, fd } => self.join_namespace(*kind, *fd),
+            Step::AwaitParent => self.await_parent(),
+            Step::EnterUserNamespace => namespace::become_root(),
+            Step::JoinNamespace(namespace) => self.join_namespace(*namespace),
             Step::JoinContainer { pidfd, namespaces } => self.join_container(*pidfd, *namespaces),
             Step::NewSession => rustix::process::setsid().map(drop).during(Op::Call),
             Step::NewCgroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP).during(Op::Call),
@@ -109,10 +145,20 @@ impl<'a> Child<'a> {
             Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()).during(Op::Call),
             Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes()).during(Op::Call),
             Step::PrivateMounts => mount::make_private(),
+            Step::RuntimeHooks => self.runtime_hooks(),
+            Step::Hook(hook) => self.hook(hook),
+            Step::SessionKeyring(name) => attribute::session_keyring(name),
+            Step::Sysctl { path, value } => self.sysctl(path, value),
+            Step::Scheduler(scheduler) => sys::set_scheduler(scheduler).during(Op::Call),
+            Step::IoPriority(value) => sys::set_io_priority(*value).during(Op::Call),
+            Step::CpuAffinity(mask) => sys::set_affinity(mask).during(Op::Call),
+            Step::Personality(value) => sys::set_personality(*value).during(Op::Call),
+            Step::MemoryPolicy { mode, nodes } => sys::set_memory_policy(*mode, nodes).during(Op::Call),
+            Step::Label { module, text } => self.label(*module, text),
             Step::AttachRoot { tree } => self.attach_root(*tree),
             Step::OverlayRoot { lower, upper_size } => self.overlay_root(*lower, upper_size),
-            Step::MountFilesystem { target, fstype, source, parameters, attrs, .. } => {
-                self.mount_filesystem(target, fstype, source, parameters, attrs)
+            Step::MountFilesystem { target, fstype, source, parameters, attrs, copy_up, .. } => {
+                self.mount_filesystem(target, fstype, source, parameters, attrs, *copy_up)
             }
             Step::MountTree { target, tree, attrs, .. } => self.mount_tree(target, *tree, attrs),
             Step::Remount { target, attrs, .. } => self.remount(target, attrs),
@@ -121,6 +167,8 @@ impl<'a> Child<'a> {
             }
             Step::Symlink { path, to } => self.symlink(path, to),
             Step::PivotRoot => self.pivot_root(),
+            Step::MoveRoot => self.move_root(),
+            Step::RootPropagation(flags) => self.root_propagation(*flags),
             Step::ReadonlyRoot => self.readonly_root(),
             Step::ReadonlyPath(path) => self.readonly_path(path),
             Step::MaskPath(path) => self.mask_path(path),
@@ -129,15 +177,18 @@ impl<'a> Child<'a> {
                 Ok(())
             }
             Step::OomScoreAdj(value) => self.oom_score_adj(*value),
-            Step::Rlimit { resource, soft, hard } => sys::set_rlimit(*resource, *soft, *hard).during(Op::Call),
+            Step::Rlimit(limit) => sys::set_rlimit(limit).during(Op::Call),
+            Step::Terminal { socket, rows, columns, uid, console } => {
+                self.terminal(*socket, (*rows, *columns), *uid, *console)
+            }
             Step::Stdio { stdin, stdout, stderr, uid } => self.stdio([*stdin, *stdout, *stderr], *uid),
             Step::WorkingDirectory(path) => self.working_directory(path),
             Step::BoundingSet(keep) => identity::bounding_set(*keep),
             Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
             Step::Capabilities(sets) => identity::capabilities(sets),
             Step::NoNewPrivileges => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).during(Op::Call),
-            // A listener is refused by the configuration's checks; a filter without one returns none.
-            Step::Seccomp { program, flags } => crate::seccomp::install(program, *flags).map(drop).during(Op::Call),
+            Step::Seccomp { listener: Some(_), .. } => Err(Failure { op: Op::Call, errno: Errno::NOSYS }),
+            Step::Seccomp { program, flags, .. } => crate::seccomp::install(program, *flags).map(drop).during(Op::Call),
             Step::DieWithParent(signal) => {
                 sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal), 0).map(drop).during(Op::Call)
             }

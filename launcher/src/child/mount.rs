@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 
 use super::target::{open_inside, open_or_make};
@@ -61,16 +62,6 @@ fn create_mount(fs: &OwnedFd, attributes: u64) -> Result<OwnedFd, Failure> {
     rustix::mount::fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).during(Op::FsMount)
 }
 
-fn set_attributes(mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
-    if attrs.recursive_set | attrs.recursive_clear != 0 {
-        sys::mount_setattr(mount, true, attrs.recursive_set, attrs.recursive_clear, 0).during(Op::MountAttributes)?;
-    }
-    if attrs.set | attrs.clear != 0 {
-        sys::mount_setattr(mount, false, attrs.set, attrs.clear, 0).during(Op::MountAttributes)?;
-    }
-    Ok(())
-}
-
 /// Propagation is set where the mount stands, at the end: a mount must be private while it is being attached.
 fn set_propagation(mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
     match attrs.propagation {
@@ -109,7 +100,7 @@ impl Child<'_> {
         rustix::mount::fsconfig_set_string(&overlay, c"lowerdir", c"/lower").during(Op::FsConfig)?;
         rustix::mount::fsconfig_set_string(&overlay, c"upperdir", c"/scratch/upper").during(Op::FsConfig)?;
         rustix::mount::fsconfig_set_string(&overlay, c"workdir", c"/scratch/work").during(Op::FsConfig)?;
-        if self.birth.maps_written.is_some() {
+        if self.birth.plan.id_maps.is_some() {
             // In a user namespace the `trusted.` attributes are out of reach.
             rustix::mount::fsconfig_set_flag(&overlay, c"userxattr").during(Op::FsConfig)?;
         }
@@ -126,11 +117,13 @@ impl Child<'_> {
         source: &CStr,
         parameters: &[FsParameter],
         attrs: &MountAttrs,
+        copy_up: bool,
     ) -> Done {
-        let mount = new_filesystem(fstype, source, parameters, attrs.set)?;
-        if attrs.recursive_set | attrs.recursive_clear != 0 {
-            set_attributes(mount.as_fd(), &MountAttrs { set: 0, clear: 0, ..*attrs })?;
+        if copy_up {
+            return Err(Failure { op: Op::Call, errno: Errno::NOSYS });
         }
+        let mount = new_filesystem(fstype, source, parameters, attrs.set)?;
+        self.set_attributes(mount.as_fd(), &MountAttrs { set: 0, clear: 0, ..*attrs })?;
         let place = open_or_make(self.root()?, target)?;
         attach(mount.as_fd(), place.as_fd())?;
         set_propagation(mount.as_fd(), attrs)
@@ -138,7 +131,7 @@ impl Child<'_> {
 
     pub(super) fn mount_tree(&self, target: &Target, tree: FdIndex, attrs: &MountAttrs) -> Done {
         let tree = self.fd(tree)?;
-        set_attributes(tree, attrs)?;
+        self.set_attributes(tree, attrs)?;
         let place = open_or_make(self.root()?, target)?;
         attach(tree, place.as_fd())?;
         set_propagation(tree, attrs)
@@ -146,8 +139,23 @@ impl Child<'_> {
 
     pub(super) fn remount(&self, target: &Target, attrs: &MountAttrs) -> Done {
         let mount = open_inside(self.root()?, &target.path, OFlags::empty(), target.no_symlinks).during(Op::Resolve)?;
-        set_attributes(mount.as_fd(), attrs)?;
+        self.set_attributes(mount.as_fd(), attrs)?;
         set_propagation(mount.as_fd(), attrs)
+    }
+
+    /// Attributes and identity maps; the latter only while the mount is attached nowhere.
+    fn set_attributes(&self, mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
+        if attrs.recursive_set | attrs.recursive_clear != 0 {
+            sys::mount_setattr(mount, true, attrs.recursive_set, attrs.recursive_clear, 0)
+                .during(Op::MountAttributes)?;
+        }
+        if attrs.set | attrs.clear != 0 {
+            sys::mount_setattr(mount, false, attrs.set, attrs.clear, 0).during(Op::MountAttributes)?;
+        }
+        match attrs.id_map {
+            None => Ok(()),
+            Some(fd) => sys::mount_set_id_map(mount, attrs.id_map_recursive, self.fd(fd)?).during(Op::IdMap),
+        }
     }
 
     /// pivot_root(".", "."): the old root lands on top of the new one and is let go in the next call, so no directory
@@ -157,6 +165,19 @@ impl Child<'_> {
         rustix::process::pivot_root(c".", c".").during(Op::Pivot)?;
         rustix::mount::unmount(c".", UnmountFlags::DETACH).during(Op::Unmount)?;
         rustix::process::chdir(c"/").during(Op::ChangeDirectory)
+    }
+
+    /// For a root on the initramfs, which cannot be pivoted away: the container's root covers it already.
+    pub(super) fn move_root(&self) -> Done {
+        let root = self.root()?;
+        rustix::process::fchdir(root).during(Op::ChangeDirectory)?;
+        rustix::process::chroot(c".").during(Op::ChangeDirectory)?;
+        rustix::process::chdir(c"/").during(Op::ChangeDirectory)
+    }
+
+    pub(super) fn root_propagation(&self, flags: u64) -> Done {
+        let (recursive, kind) = (flags & libc::MS_REC != 0, flags & !libc::MS_REC);
+        sys::mount_setattr(self.root()?, recursive, 0, 0, kind).during(Op::MountAttributes)
     }
 
     pub(super) fn readonly_root(&self) -> Done {

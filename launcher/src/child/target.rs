@@ -38,18 +38,28 @@ const LINKS_MAX: usize = 40;
 
 /// Opens a mount target, making what is missing. Where a link leads to something missing, that is made, inside the root.
 pub(super) fn open_or_make(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, Failure> {
-    match open_inside(root, &target.path, OFlags::empty(), target.no_symlinks) {
+    open_or_make_path(root, &target.path, target.kind, target.no_symlinks)
+}
+
+/// The same, for a target of our own.
+pub(super) fn open_or_make_path(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    kind: TargetKind,
+    no_symlinks: bool,
+) -> Result<OwnedFd, Failure> {
+    match open_inside(root, path, OFlags::empty(), no_symlinks) {
         Err(Errno::NOENT) => {}
         result => return result.during(Op::Resolve),
     }
-    let mut path = PathBuffer::new(&target.path)?;
+    let mut path = PathBuffer::new(path)?;
     for _ in 0..LINKS_MAX {
-        let parent = make_parents(root, &mut path, target.no_symlinks)?;
-        let made = match target.kind {
+        let parent = make_parents(root, &mut path, no_symlinks)?;
+        let made = match kind {
             TargetKind::Directory => mkdir(parent.as_fd(), path.name()?)?,
             TargetKind::File => create(parent.as_fd(), path.name()?)?,
         };
-        match open_inside(root, path.whole()?, OFlags::empty(), target.no_symlinks) {
+        match open_inside(root, path.whole()?, OFlags::empty(), no_symlinks) {
             // There is something of that name, and it leads nowhere: a link.
             Err(Errno::NOENT) if !made => path.follow(parent.as_fd())?,
             result => return result.during(Op::Resolve),
@@ -151,7 +161,7 @@ impl PathBuffer {
     }
 
     /// The path as it stands, links followed so far.
-    fn whole(&self) -> Result<&CStr, Failure> {
+    pub(super) fn whole(&self) -> Result<&CStr, Failure> {
         CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Failure { op: Op::Resolve, errno: Errno::INVAL })
     }
 
@@ -181,7 +191,7 @@ impl PathBuffer {
         Ok(())
     }
 
-    fn append(&mut self, part: &[u8]) -> Result<(), Failure> {
+    pub(super) fn append(&mut self, part: &[u8]) -> Result<(), Failure> {
         let end = self.len + part.len();
         let too_long = Failure { op: Op::Resolve, errno: Errno::NAMETOOLONG };
         // The last byte stays zero: the terminator.

@@ -5,8 +5,6 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
 use super::FILE_NAME;
 
 /// Longest value that a message shows, in characters.
@@ -146,5 +144,5 @@ fn shown(path: &Path) -> String {
 
 /// The system's words without the number that `io::Error` appends.
 fn reason(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
+    crate::report::plain_text(&error.to_string())
 }

@@ -5,14 +5,14 @@ use super::error::quote;
 /// Longest container id, in bytes: it becomes a file name (NAME_MAX).
 pub const MAX_ID_BYTES: usize = 255;
 
-/// What is wrong with a container id.
+/// What is wrong with a container id, beginning with the words that runc uses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Nothing there.
-    #[error("container id: must not be empty")]
+    #[error("container id cannot be empty")]
     Empty,
     /// Too long for a file name.
-    #[error("container id {}: {bytes} bytes long, at most {MAX_ID_BYTES} are allowed", quote(id))]
+    #[error("invalid container ID format: {}: {bytes} bytes long, at most {MAX_ID_BYTES} are allowed", quote(id))]
     TooLong {
         /// The id.
         id: String,
@@ -20,13 +20,16 @@ pub enum IdError {
         bytes: usize,
     },
     /// `.`, `..`, and names that directory listings hide.
-    #[error("container id {}: must not begin with a dot", quote(id))]
+    #[error("invalid container ID format: {}: must not begin with a dot", quote(id))]
     LeadingDot {
         /// The id.
         id: String,
     },
     /// A character outside of the alphabet.
-    #[error("container id {}: {character:?} is not allowed (allowed are A-Z a-z 0-9 _ + . -)", quote(id))]
+    #[error(
+        "invalid container ID format: {}: {character:?} is not allowed (allowed are A-Z a-z 0-9 _ + . -)",
+        quote(id)
+    )]
     Character {
         /// The id.
         id: String,
@@ -70,14 +73,17 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_wrong_with_which_id() {
         for (id, expected) in [
-            ("", "container id: must not be empty"),
-            (".", "container id \".\": must not begin with a dot"),
-            ("..", "container id \"..\": must not begin with a dot"),
-            (".hidden", "container id \".hidden\": must not begin with a dot"),
-            ("a/b", "container id \"a/b\": '/' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
-            ("a b", "container id \"a b\": ' ' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
-            ("a\nb", "container id \"a\\nb\": '\\n' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
-            ("h\u{e4}", "container id \"h\u{e4}\": '\u{e4}' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("", "container id cannot be empty"),
+            (".", "invalid container ID format: \".\": must not begin with a dot"),
+            ("..", "invalid container ID format: \"..\": must not begin with a dot"),
+            (".hidden", "invalid container ID format: \".hidden\": must not begin with a dot"),
+            ("a/b", "invalid container ID format: \"a/b\": '/' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("a b", "invalid container ID format: \"a b\": ' ' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            ("a\nb", "invalid container ID format: \"a\\nb\": '\\n' is not allowed (allowed are A-Z a-z 0-9 _ + . -)"),
+            (
+                "h\u{e4}",
+                "invalid container ID format: \"h\u{e4}\": '\u{e4}' is not allowed (allowed are A-Z a-z 0-9 _ + . -)",
+            ),
         ] {
             assert_eq!(check_id(id).unwrap_err().to_string(), expected);
         }

@@ -8,8 +8,8 @@ use std::fmt::Display;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory,
-    LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Mount, Process, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxNamespace,
+    LinuxNamespaceType, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Mount, Spec,
 };
 
 use super::error::ConfigError;
@@ -17,9 +17,6 @@ use super::validate::kind_name;
 
 /// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
 const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
-
-/// Values of `linux.rootfsPropagation` under which nothing of the container's mounts gets out.
-const PROPAGATIONS: [&str; 5] = ["", "private", "rprivate", "slave", "rslave"];
 
 const DENY_ALL_NOTE: &str = "linux.resources.devices: the deny-all rule is not enforced until cgroup limits land";
 
@@ -30,12 +27,6 @@ const DENY_ALL_NOTE: &str = "linux.resources.devices: the deny-all rule is not e
 pub fn check_supported(spec: &Spec, ignore: bool) -> Result<Vec<String>, ConfigError> {
     check_platform(spec)?;
     let mut check = Check { ignore, notes: Vec::new() };
-    if let Some(process) = spec.process() {
-        check.process(process)?;
-    }
-    if let Some(hooks) = spec.hooks() {
-        check.hooks(hooks)?;
-    }
     for (i, mount) in spec.mounts().iter().flatten().enumerate() {
         check.mount(i, mount)?;
     }
@@ -82,34 +73,6 @@ impl Check {
         fields.into_iter().try_for_each(|(field, asked)| self.refuse(format_args!("{parent}.{field}"), asked))
     }
 
-    fn process(&mut self, process: &Process) -> Result<(), ConfigError> {
-        self.refuse_each(
-            "process",
-            [
-                ("terminal", process.terminal() == Some(true)),
-                ("apparmorProfile", is_text(process.apparmor_profile())),
-                ("selinuxLabel", is_text(process.selinux_label())),
-                ("scheduler", process.scheduler().is_some()),
-                ("ioPriority", process.io_priority().is_some()),
-                ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
-            ],
-        )
-    }
-
-    fn hooks(&mut self, hooks: &Hooks) -> Result<(), ConfigError> {
-        self.refuse_each(
-            "hooks",
-            [
-                ("prestart", is_list(hooks.prestart())),
-                ("createRuntime", is_list(hooks.create_runtime())),
-                ("createContainer", is_list(hooks.create_container())),
-                ("startContainer", is_list(hooks.start_container())),
-                ("poststart", is_list(hooks.poststart())),
-                ("poststop", is_list(hooks.poststop())),
-            ],
-        )
-    }
-
     fn mount(&mut self, i: usize, mount: &Mount) -> Result<(), ConfigError> {
         self.refuse(format_args!("mounts[{i}].uidMappings"), is_list(mount.uid_mappings()))?;
         self.refuse(format_args!("mounts[{i}].gidMappings"), is_list(mount.gid_mappings()))?;
@@ -124,18 +87,13 @@ impl Check {
         for (i, namespace) in linux.namespaces().iter().flatten().enumerate() {
             check_namespace(i, namespace)?;
         }
-        let propagation = linux.rootfs_propagation().as_deref().unwrap_or_default();
         self.refuse_each(
             "linux",
             [
                 ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
-                ("sysctl", linux.sysctl().as_ref().is_some_and(|map| !map.is_empty())),
                 ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
-                ("personality", linux.personality().is_some()),
-                ("memoryPolicy", linux.memory_policy().is_some()),
                 ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
                 ("mountLabel", is_text(linux.mount_label())),
-                ("rootfsPropagation", !PROPAGATIONS.contains(&propagation)),
             ],
         )?;
         linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))
@@ -163,7 +121,8 @@ impl Check {
 
     fn devices(&mut self, rules: &[LinuxDeviceCgroup]) -> Result<(), ConfigError> {
         for (i, rule) in rules.iter().enumerate() {
-            self.refuse(format_args!("linux.resources.devices[{i}]"), !is_deny_all(rule))?;
+            let asks_for_nothing = is_deny_all(rule) || allows_default_device(rule);
+            self.refuse(format_args!("linux.resources.devices[{i}]"), !asks_for_nothing)?;
         }
         if rules.iter().any(is_deny_all) {
             self.notes.push(DENY_ALL_NOTE.to_owned());
@@ -193,7 +152,8 @@ impl Check {
         self.refuse_each(
             "linux.resources.cpu",
             [
-                ("shares", is_nonzero(cpu.shares())),
+                // 1024 is what the kernel begins with.
+                ("shares", is_nonzero(cpu.shares()) && cpu.shares() != Some(1024)),
                 ("quota", is_limit(cpu.quota())),
                 ("idle", is_limit(cpu.idle())),
                 ("burst", is_nonzero(cpu.burst())),
@@ -226,7 +186,7 @@ impl Check {
 fn check_namespace(i: usize, namespace: &LinuxNamespace) -> Result<(), ConfigError> {
     let has_path = namespace.path().as_deref().is_some_and(|path| path != Path::new(""));
     let kind = namespace.typ();
-    if has_path && matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Mount | LinuxNamespaceType::Time) {
+    if has_path && kind == LinuxNamespaceType::User {
         let reason = format!("joining an existing {} namespace is not supported yet", kind_name(kind));
         return Err(ConfigError::field(format_args!("linux.namespaces[{i}].path"), reason));
     }
@@ -240,6 +200,26 @@ fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
     let access = rule.access().as_deref().unwrap_or_default();
     let all = ['r', 'w', 'm'].into_iter().all(|letter| access.contains(letter));
     !rule.allow() && kind && any(rule.major()) && any(rule.minor()) && all
+}
+
+/// Devices that every container may use, by number: null, zero, full, random, urandom, tty, console, ptmx, and terminals.
+const DEFAULT_DEVICES: [(i64, Option<i64>); 9] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
+];
+
+/// A rule that allows what is allowed in any case.
+fn allows_default_device(rule: &LinuxDeviceCgroup) -> bool {
+    let minor = rule.minor().filter(|minor| *minor != -1);
+    let known = |(major, its_minor): &(i64, Option<i64>)| rule.major() == Some(*major) && minor == *its_minor;
+    rule.allow() && rule.typ() == Some(LinuxDeviceType::C) && DEFAULT_DEVICES.iter().any(known)
 }
 
 /// Whether some call is to be decided by a process that listens.

@@ -2,12 +2,13 @@
 //!
 //! | group | steps | why here |
 //! | --- | --- | --- |
-//! | as the host's root | oom score, time namespace | their /proc files belong to the host's root; a user namespace would lose them |
+//! | as the host's root | await parent, oom score, time namespace | their /proc files belong to the host's root; a user namespace would lose them |
 //! | user namespace | enter | all that is made later belongs to the container's root |
-//! | other namespaces | join, session, cgroup, loopback, names | need no file system |
+//! | other namespaces | join, session, keyring, cgroup, loopback, names, sysctls | need no file system |
 //! | file system | root, mounts, devices, links, hide, pivot, read-only | config.json's order; devices after /dev is mounted |
+//! | hooks | runtime's, createContainer | all mounts are there, the root is still the host's |
 //! | process | rlimits, stdio, directory, bounding set, user, capabilities | each step needs a privilege that a later one drops |
-//! | program | find, park, exec | found as the user who will run it, before anybody hears `ready` |
+//! | program | find, park, startContainer hooks, exec | found as the user who will run it, before anybody hears `ready` |
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,9 +16,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
-use super::{IdMaps, Launch, NamespaceKind, Plan, Step};
-use super::{mounts, process};
+use super::process::ProcessOptions;
+use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, Step};
+use super::{attributes, hooks, mounts, process};
 use crate::report::errno_text;
+use crate::state::{ContainerState, Kept};
 
 /// The three standard descriptors of a container's process.
 #[derive(Debug)]
@@ -30,6 +33,15 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// What a process's descriptors 0, 1 and 2 are.
+#[derive(Debug)]
+pub enum Io {
+    /// Given ones.
+    Descriptors(Stdio),
+    /// A new terminal, whose master goes to this connected unix socket.
+    Terminal(OwnedFd),
+}
+
 /// What a launch needs beside its config.json.
 #[derive(Debug)]
 pub struct BuildOptions {
@@ -37,10 +49,19 @@ pub struct BuildOptions {
     pub bundle: PathBuf,
     /// Throw-away root over the host's own instead of `root.path` ([`super::DefaultBundle`]); needs a zygote.
     pub host_overlay: bool,
+    /// The container as hooks get to see it.
+    pub container: ContainerState,
     /// Descriptors 0, 1 and 2.
-    pub stdio: Stdio,
-    /// Write end of the status pipe.
+    pub io: Io,
+    /// Descriptors that the program gets after those.
+    pub preserve: Vec<OwnedFd>,
+    /// Where the child's reports go: the write end of a pipe, or one end of a stream socket where hooks make it a
+    /// conversation ([`needs_answers`]).
     pub status: OwnedFd,
+    /// Without pivot_root(2), for hosts whose root is the initramfs.
+    pub no_pivot: bool,
+    /// Whether the container gets a session keyring of its own.
+    pub new_keyring: bool,
     /// The listening socket at which a created container waits; `None` to run at once.
     pub park: Option<OwnedFd>,
     /// Cgroup v2 directory to be born in.
@@ -82,7 +103,7 @@ pub(super) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString,
 /// # Errors
 /// A path of the configuration is missing or of the wrong kind; the message names the field.
 pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
-    let mut launch = Launch { plan: Plan::default(), fds: Vec::new(), details: Vec::new() };
+    let mut launch = Launch::default();
     launch.plan.status = Some(launch.add_fd(options.status));
     launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let namespaces = Namespaces::of(spec);
@@ -90,10 +111,17 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let mut steps = Vec::with_capacity(64);
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
-    if let Some(value) = process.oom_score_adj() {
-        steps.push(Step::OomScoreAdj(value));
+    let own_users = namespaces.is_new(LinuxNamespaceType::User);
+    match process.oom_score_adj() {
+        Some(value) if own_users => launch.plan.oom_score_adj = Some(value),
+        value => steps.extend(value.map(Step::OomScoreAdj)),
     }
     enter_namespaces(spec, &namespaces, &mut launch, &mut steps)?;
+    if options.new_keyring {
+        let name = c_string("id", format!("_ses.{}", options.container.id))?;
+        steps.push(Step::SessionKeyring(name));
+    }
+    attributes::sysctls(spec, &mut steps)?;
 
     if !options.from_zygote {
         steps.push(Step::PrivateMounts);
@@ -101,22 +129,46 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
     mounts::list(spec, &options.bundle, own_cgroups, &mut launch, &mut steps)?;
-    mounts::devices(spec, namespaces.is_new(LinuxNamespaceType::User), &mut launch, &mut steps)?;
+    mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
-    steps.push(Step::PivotRoot);
+    if needs_answers(spec) {
+        steps.push(Step::RuntimeHooks);
+    }
+    steps.extend(hooks::child_hooks(spec, HookKind::CreateContainer, &options.container)?);
+    steps.push(if options.no_pivot { Step::MoveRoot } else { Step::PivotRoot });
+    steps.extend(mounts::root_propagation(spec));
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         steps.push(Step::ReadonlyRoot);
     }
 
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let last =
-        process::steps(process, seccomp, &root, options.stdio, options.die_with_parent, &mut launch, &mut steps)?;
+    launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();
+    let kept = Kept::of(spec);
+    let own = ProcessOptions {
+        kept: &kept,
+        root: &root,
+        io: options.io,
+        console: true,
+        own_users,
+        die_with_parent: options.die_with_parent,
+    };
+    let last = process::steps(process, own, &mut launch, &mut steps)?;
     if let Some(socket) = options.park {
         steps.push(Step::Park { socket: launch.add_fd(socket) });
     }
+    steps.extend(hooks::child_hooks(spec, HookKind::StartContainer, &options.container)?);
     steps.extend(last);
+    if own_users {
+        steps.insert(0, Step::AwaitParent);
+    }
     launch.plan.steps = steps;
     Ok(launch)
+}
+
+/// Whether the child waits for hooks that the runtime runs ([`Step::RuntimeHooks`]), and the status descriptor must go both
+/// ways.
+#[must_use]
+pub fn needs_answers(spec: &Spec) -> bool {
+    hooks::runtime_hooks(spec)
 }
 
 /// The namespaces of a configuration.
@@ -156,29 +208,33 @@ fn enter_namespaces(
                     launch.add_fd(open_namespace(*kind, path).map_err(|problem| PlanError::new(field(), problem))?);
                 let kind = match kind {
                     LinuxNamespaceType::Pid => {
-                        launch.plan.pid_namespace = Some(fd);
+                        launch.plan.born.push(Namespace { kind: NamespaceKind::Pid, fd });
                         continue;
                     }
                     LinuxNamespaceType::Network => NamespaceKind::Network,
                     LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
                     LinuxNamespaceType::Uts => NamespaceKind::Uts,
                     LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
-                    LinuxNamespaceType::User | LinuxNamespaceType::Mount | LinuxNamespaceType::Time => {
-                        return Err(PlanError::new(
-                            field(),
-                            format!("joining a {kind} namespace is not supported yet"),
-                        ));
+                    LinuxNamespaceType::Mount => NamespaceKind::Mount,
+                    LinuxNamespaceType::Time => NamespaceKind::Time,
+                    LinuxNamespaceType::User => {
+                        return Err(PlanError::new(field(), "joining a user namespace is not supported yet"));
                     }
                 };
-                steps.push(Step::JoinNamespace { kind, fd });
+                let namespace = Namespace { kind, fd };
+                // From a user namespace of its own the child could not join one of the host's.
+                if namespaces.is_new(LinuxNamespaceType::User) {
+                    launch.plan.born.push(namespace);
+                } else {
+                    steps.push(Step::JoinNamespace(namespace));
+                }
             }
         }
     }
     if namespaces.is_new(LinuxNamespaceType::User) {
         launch.plan.id_maps = Some(id_maps(spec));
         // After the clocks, before everything that the container's root is to own.
-        let at = steps.iter().position(|step| matches!(step, Step::JoinNamespace { .. })).unwrap_or(steps.len());
-        steps.insert(at, Step::EnterUserNamespace);
+        steps.push(Step::EnterUserNamespace);
     }
     steps.push(Step::NewSession);
     if namespaces.is_new(LinuxNamespaceType::Cgroup) {

@@ -183,6 +183,7 @@ fn filesystem(
         source: CString::from(c"cgroup"),
         parameters: parameters.iter().map(parameter).collect::<Result<_, _>>()?,
         attrs,
+        copy_up: false,
     })
 }
 

@@ -3,16 +3,19 @@
 //! | step | why here |
 //! | --- | --- |
 //! | oom score | the file in /proc belongs to the host's root |
+//! | cpu affinity | `initial` holds while namespaces are joined, `final` from then on |
 //! | join container | all namespaces but the pid namespace, which the clone is born in |
 //! | process, program | as for an init process |
 
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::{LinuxSeccomp, Process};
+use oci_spec::runtime::{ExecCPUAffinity, Process};
 
-use super::build::{PlanError, Stdio};
+use super::build::{Io, PlanError};
 use super::mounts::RootFs;
-use super::{Launch, Plan, Step, process};
+use super::process::ProcessOptions;
+use super::{Launch, Namespace, NamespaceKind, Step, attributes, process};
+use crate::state::Kept;
 
 /// What an exec needs beside its process.
 #[derive(Debug)]
@@ -22,13 +25,15 @@ pub struct ExecOptions {
     /// Its pid, for looking at its namespaces and its root.
     pub init_pid: i32,
     /// Descriptors 0, 1 and 2.
-    pub stdio: Stdio,
+    pub io: Io,
+    /// Descriptors that the program gets after those.
+    pub preserve: Vec<OwnedFd>,
     /// Write end of the status pipe.
     pub status: OwnedFd,
     /// The container's cgroup v2 directory, to be born in.
     pub cgroup: Option<OwnedFd>,
-    /// The container's seccomp profile, which holds for every process in it.
-    pub seccomp: Option<LinuxSeccomp>,
+    /// What of the container's configuration holds for every process in it.
+    pub kept: Kept,
 }
 
 /// Namespaces that an exec joins: the file below `/proc/PID/ns` and the bit.
@@ -51,22 +56,34 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let gone = |errno| PlanError::new("container", format!("its init process: {}", crate::report::errno_text(errno)));
     let root = RootFs::of_process(options.init_pid).map_err(gone)?;
     let namespaces = other_namespaces(options.init_pid).map_err(gone)?;
-    let mut launch = Launch { plan: Plan::default(), fds: Vec::new(), details: Vec::new() };
+    let mut launch = Launch::default();
     launch.plan.status = Some(launch.add_fd(options.status));
     launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let init = launch.add_fd(options.init);
     if namespaces & libc::CLONE_NEWPID != 0 {
-        launch.plan.pid_namespace = Some(init);
+        launch.plan.born.push(Namespace { kind: NamespaceKind::Pid, fd: init });
     }
     let mut steps = Vec::with_capacity(16);
+    let affinity = process.exec_cpu_affinity().as_ref();
+    let (initial, last) = (affinity.map(ExecCPUAffinity::initial), affinity.map(ExecCPUAffinity::cpu_affinity_final));
+    steps.extend(attributes::affinity("initial", initial.and_then(Option::as_ref))?);
     if let Some(value) = process.oom_score_adj() {
         steps.push(Step::OomScoreAdj(value));
     }
     let namespaces = (namespaces & !libc::CLONE_NEWPID) as u32;
     steps.push(Step::JoinContainer { pidfd: init, namespaces });
     steps.push(Step::NewSession);
-    let seccomp = options.seccomp.as_ref();
-    let last = process::steps(process, seccomp, &root, options.stdio, None, &mut launch, &mut steps)?;
+    steps.extend(attributes::affinity("final", last.and_then(Option::as_ref))?);
+    launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();
+    let own = ProcessOptions {
+        kept: &options.kept,
+        root: &root,
+        io: options.io,
+        console: false,
+        own_users: false,
+        die_with_parent: None,
+    };
+    let last = process::steps(process, own, &mut launch, &mut steps)?;
     steps.extend(last);
     launch.plan.steps = steps;
     Ok(launch)

@@ -13,28 +13,32 @@
 //!
 //! Not here: reading and checking config.json ([`crate::config`]), doing any of it ([`crate::child`]).
 
+mod attributes;
 mod build;
 mod cgroup_mounts;
 mod defaults;
 mod exec;
+mod hooks;
 mod mounts;
 mod process;
+mod step;
 pub mod wire;
 
 use std::ffi::CString;
 
-use crate::seccomp::Instruction;
-
-pub use build::{BuildOptions, PlanError, Stdio, build};
+pub use attributes::enabled;
+pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
+pub use mounts::known_options as known_mount_options;
+pub use step::Step;
 
 /// Position of a descriptor in the list that accompanies a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FdIndex(pub u16);
 
 /// A plan and the descriptors that it names: what a launch consists of.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Launch {
     /// What to do.
     pub plan: Plan,
@@ -62,8 +66,20 @@ pub struct Plan {
     pub clone_flags: u64,
     /// Present when the child gets a user namespace of its own.
     pub id_maps: Option<IdMaps>,
-    /// A pid namespace to be born in (setns(2) by the cloning process, before the clone).
-    pub pid_namespace: Option<FdIndex>,
+    /// A user namespace to be born in: joined by a process between the cloning one and the child, since there is no way
+    /// back from it.
+    pub user_namespace: Option<FdIndex>,
+    /// Namespaces to be born in: setns(2) by the cloning process, before the clone. A pid namespace is joined in no other
+    /// way; the rest when a user namespace of the child's own would deny it the right.
+    pub born: Vec<Namespace>,
+    /// Done by the cloning process, for a child that lost the privilege with its user namespace.
+    pub oom_score_adj: Option<i32>,
+    /// The same, by prlimit(2).
+    pub rlimits: Vec<Rlimit>,
+    /// Network devices of the host's that the cloning process moves into the child's network namespace.
+    pub net_devices: Vec<NetDevice>,
+    /// Descriptors that the program gets after standard error: the first as number 3, and so on.
+    pub preserve: Vec<FdIndex>,
     /// A cgroup v2 directory to be born in (`CLONE_INTO_CGROUP`).
     pub cgroup: Option<FdIndex>,
     /// Write end of the status pipe; the child's reports go there (`crate::report`).
@@ -79,6 +95,109 @@ pub struct IdMaps {
     pub uid_map: Vec<u8>,
     /// The same for `/proc/PID/gid_map`.
     pub gid_map: Vec<u8>,
+}
+
+/// A namespace to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Which kind.
+    pub kind: NamespaceKind,
+    /// The namespace.
+    pub fd: FdIndex,
+}
+
+/// A resource limit, setrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rlimit {
+    /// `RLIMIT_*` number.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is infinity.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is infinity.
+    pub hard: u64,
+}
+
+/// A network device to be moved (runtime-spec, config-linux, "Network Devices").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDevice {
+    /// Its name in the network namespace of the cloning process.
+    pub name: CString,
+    /// Its name in the container.
+    pub new_name: CString,
+}
+
+/// The container's state as JSON text, with a gap for a pid that is known only after the clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateText {
+    /// Up to the pid.
+    pub before: Vec<u8>,
+    /// From after the pid.
+    pub after: Vec<u8>,
+}
+
+/// A program of the host's that the child runs in the container's namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Which list of config.json.
+    pub kind: HookKind,
+    /// Position in that list.
+    pub index: u16,
+    /// Absolute path.
+    pub path: CString,
+    /// Its arguments; `argv[0]` is free.
+    pub argv: Vec<CString>,
+    /// Its whole environment.
+    pub env: Vec<CString>,
+    /// Seconds until it is killed; 0 for never.
+    pub timeout: u32,
+    /// What it reads from its standard input; the pid is the child's own, as it sees it.
+    pub state: StateText,
+}
+
+/// Hooks that run in the container's namespaces (runtime-spec, config, "POSIX-platform Hooks").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// Before the pivot; its path is the host's.
+    CreateContainer,
+    /// Right before the program; its path is the container's.
+    StartContainer,
+}
+
+/// Arguments of sched_setattr(2), with its units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduler {
+    /// `SCHED_*`
+    pub policy: u32,
+    /// `SCHED_FLAG_*`
+    pub flags: u64,
+    /// Nice value, for SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// Static priority, for SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// Nanoseconds, for SCHED_DEADLINE, as the next two.
+    pub runtime: u64,
+    /// Nanoseconds.
+    pub deadline: u64,
+    /// Nanoseconds.
+    pub period: u64,
+}
+
+/// Who understands a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecurityModule {
+    /// apparmor(7)
+    AppArmor,
+    /// selinux(8)
+    Selinux,
+}
+
+/// Where the listener of a seccomp filter goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeccompListener {
+    /// A connected unix socket.
+    pub socket: FdIndex,
+    /// What is sent with it (runtime-spec, config-linux, "The Container Process State"); the pid is the host's.
+    pub state: StateText,
 }
 
 /// Where a mount, device or link goes: an absolute path as the container sees it, resolved inside its root.
@@ -117,6 +236,10 @@ pub struct MountAttrs {
     pub propagation: u64,
     /// Whether the propagation applies to all mounts below as well.
     pub propagation_recursive: bool,
+    /// A user namespace whose identity maps the mount is to have (`MOUNT_ATTR_IDMAP`).
+    pub id_map: Option<FdIndex>,
+    /// Whether all mounts below get them as well.
+    pub id_map_recursive: bool,
 }
 
 /// A file system parameter for fsconfig(2): `key` alone is a flag, `key=value` a string.
@@ -128,7 +251,7 @@ pub struct FsParameter {
     pub value: Option<CString>,
 }
 
-/// A namespace that a step joins by descriptor.
+/// A kind of namespace that is joined by descriptor; for user namespaces see [`Plan::user_namespace`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamespaceKind {
     /// network_namespaces(7)
@@ -139,6 +262,42 @@ pub enum NamespaceKind {
     Uts,
     /// cgroup_namespaces(7)
     Cgroup,
+    /// pid_namespaces(7); only before the clone.
+    Pid,
+    /// mount_namespaces(7)
+    Mount,
+    /// time_namespaces(7)
+    Time,
+}
+
+impl NamespaceKind {
+    /// The kind's `CLONE_NEW*` bit.
+    #[must_use]
+    pub fn flag(self) -> i32 {
+        match self {
+            NamespaceKind::Network => libc::CLONE_NEWNET,
+            NamespaceKind::Ipc => libc::CLONE_NEWIPC,
+            NamespaceKind::Uts => libc::CLONE_NEWUTS,
+            NamespaceKind::Cgroup => libc::CLONE_NEWCGROUP,
+            NamespaceKind::Pid => libc::CLONE_NEWPID,
+            NamespaceKind::Mount => libc::CLONE_NEWNS,
+            NamespaceKind::Time => libc::CLONE_NEWTIME,
+        }
+    }
+
+    /// Its file below `/proc/PID/ns`.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            NamespaceKind::Network => "net",
+            NamespaceKind::Ipc => "ipc",
+            NamespaceKind::Uts => "uts",
+            NamespaceKind::Cgroup => "cgroup",
+            NamespaceKind::Pid => "pid",
+            NamespaceKind::Mount => "mnt",
+            NamespaceKind::Time => "time",
+        }
+    }
 }
 
 /// The five capability sets of capabilities(7), one bit per capability number.
@@ -152,289 +311,4 @@ pub struct CapabilitySets {
     pub inheritable: u64,
     /// Ambient set.
     pub ambient: u64,
-}
-
-/// One thing that the child does. This enum is the only list of steps: wire form, names, error texts and the
-/// fault-injection tests follow it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Wait until the parent has written the identity maps, then become root of the new user namespace.
-    EnterUserNamespace,
-    /// Join an existing namespace.
-    JoinNamespace {
-        /// Which kind.
-        kind: NamespaceKind,
-        /// The namespace.
-        fd: FdIndex,
-    },
-    /// Join the namespaces of a container's init process (an exec): all in one setns(2) by its pidfd, Linux 5.8.
-    JoinContainer {
-        /// The init process.
-        pidfd: FdIndex,
-        /// `CLONE_NEW*` bits of the namespaces that differ from ours. The pid namespace is joined before the clone
-        /// ([`Plan::pid_namespace`]).
-        namespaces: u32,
-    },
-    /// `setsid`: the container gets a session of its own, away from our terminal.
-    NewSession,
-    /// `unshare(CLONE_NEWCGROUP)`: here, because the namespace's root is the cgroup that the CALLER is in.
-    NewCgroupNamespace,
-    /// `unshare(CLONE_NEWTIME)` and its clock offsets; in force from the exec on (Linux 6.1).
-    NewTimeNamespace {
-        /// The text for `/proc/self/timens_offsets`, lines `clock seconds nanoseconds`; may be empty.
-        offsets: Vec<u8>,
-    },
-    /// Bring `lo` up in the new network namespace.
-    LoopbackUp,
-    /// sethostname(2)
-    Hostname(CString),
-    /// setdomainname(2)
-    Domainname(CString),
-    /// Make every mount of this namespace private; only needed where the namespace is a copy of the host's.
-    PrivateMounts,
-    /// Attach a detached tree as the coming root directory.
-    AttachRoot {
-        /// From open_tree(2) with `OPEN_TREE_CLONE`.
-        tree: FdIndex,
-    },
-    /// Make the coming root an overlay: `lower` read-only below, a fresh tmpfs above that goes with the container.
-    OverlayRoot {
-        /// From open_tree(2) with `OPEN_TREE_CLONE`.
-        lower: FdIndex,
-        /// `size=` of the tmpfs that holds the upper layer; empty for the kernel's default (half of memory).
-        upper_size: CString,
-    },
-    /// Make a new file system and attach it.
-    MountFilesystem {
-        /// Position in config.json's `mounts`, for messages.
-        index: u16,
-        /// Where.
-        target: Target,
-        /// File system type, e.g. `tmpfs`.
-        fstype: CString,
-        /// Shown as the source in mountinfo.
-        source: CString,
-        /// Superblock parameters, in order.
-        parameters: Vec<FsParameter>,
-        /// Mount attributes.
-        attrs: MountAttrs,
-    },
-    /// Attach a detached tree (a bind mount; the source was opened before the clone).
-    MountTree {
-        /// Position in config.json's `mounts`, for messages; `u16::MAX` for mounts of our own (devices).
-        index: u16,
-        /// Where.
-        target: Target,
-        /// From open_tree(2) with `OPEN_TREE_CLONE`.
-        tree: FdIndex,
-        /// Mount attributes.
-        attrs: MountAttrs,
-    },
-    /// Change the attributes of what is mounted at the target already (option `remount`).
-    Remount {
-        /// Position in config.json's `mounts`, for messages.
-        index: u16,
-        /// Where.
-        target: Target,
-        /// Mount attributes.
-        attrs: MountAttrs,
-    },
-    /// mknod(2) inside the root, then owner and mode.
-    Device {
-        /// Absolute path inside the container.
-        path: CString,
-        /// File type and permissions (`S_IFCHR | 0o666`).
-        mode: u32,
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-        /// Owner.
-        uid: u32,
-        /// Group.
-        gid: u32,
-    },
-    /// symlink(2) inside the root; an existing entry stays.
-    Symlink {
-        /// Absolute path of the link inside the container.
-        path: CString,
-        /// What it says.
-        to: CString,
-    },
-    /// pivot_root(2) into the coming root and let go of the old one.
-    PivotRoot,
-    /// Make the root mount read-only.
-    ReadonlyRoot,
-    /// Make a path read-only by a bind mount upon itself; a missing path is fine.
-    ReadonlyPath(CString),
-    /// Hide a path: a directory under an empty read-only one, a file under the container's
-    /// /dev/null, verified to be character device 1:3 (CVE-2025-31133); a missing path is fine.
-    MaskPath(CString),
-    /// umask(2)
-    Umask(u32),
-    /// `/proc/self/oom_score_adj`
-    OomScoreAdj(i32),
-    /// setrlimit(2)
-    Rlimit {
-        /// `RLIMIT_*` number.
-        resource: u32,
-        /// Soft limit; `u64::MAX` is infinity.
-        soft: u64,
-        /// Hard limit; `u64::MAX` is infinity.
-        hard: u64,
-    },
-    /// Put the three descriptors at 0, 1 and 2 and let the container's user own the pipes and files among them.
-    Stdio {
-        /// Standard input.
-        stdin: FdIndex,
-        /// Standard output.
-        stdout: FdIndex,
-        /// Standard error.
-        stderr: FdIndex,
-        /// The container's user, in its own numbering.
-        uid: u32,
-    },
-    /// chdir(2), and proof that the result lies inside the root (CVE-2024-21626).
-    WorkingDirectory(CString),
-    /// Drop every capability that is not in the mask from the bounding set.
-    BoundingSet(u64),
-    /// setgroups(2), setresgid(2), setresuid(2), capabilities kept across.
-    Identity {
-        /// User.
-        uid: u32,
-        /// Group.
-        gid: u32,
-        /// Supplementary groups.
-        groups: Vec<u32>,
-        /// False where the user namespace denies setgroups(2).
-        set_groups: bool,
-    },
-    /// capset(2) and the ambient set.
-    Capabilities(CapabilitySets),
-    /// `PR_SET_NO_NEW_PRIVS`
-    NoNewPrivileges,
-    /// seccomp(2). With no_new_privs it is the last step before the exec; without, it needs a privilege that is dropped.
-    Seccomp {
-        /// The compiled profile ([`crate::seccomp::compile`]).
-        program: Vec<Instruction>,
-        /// `SECCOMP_FILTER_FLAG_*`
-        flags: u32,
-    },
-    /// `PR_SET_PDEATHSIG`: the signal that the container gets when the process that started it is gone.
-    DieWithParent(u32),
-    /// Find the program: the first candidate that may be executed. 127 when there is none, 126 when one is not executable.
-    FindExecutable {
-        /// Paths to try, in order.
-        candidates: Vec<CString>,
-    },
-    /// Report `ready` and wait at the listening socket until somebody connects (`start`).
-    Park {
-        /// A listening SOCK_SEQPACKET unix socket.
-        socket: FdIndex,
-    },
-    /// Close all else and execve(2) what FindExecutable found.
-    Exec {
-        /// argv
-        argv: Vec<CString>,
-        /// envp, `KEY=value`
-        env: Vec<CString>,
-    },
-}
-
-impl Step {
-    /// How many kinds of steps there are.
-    pub const KINDS: usize = 35;
-
-    /// The step's name as errors, logs and documents give it.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Step::EnterUserNamespace => "enter user namespace",
-            Step::JoinNamespace { .. } => "join namespace",
-            Step::JoinContainer { .. } => "join container",
-            Step::NewSession => "new session",
-            Step::NewCgroupNamespace => "new cgroup namespace",
-            Step::NewTimeNamespace { .. } => "new time namespace",
-            Step::LoopbackUp => "loopback up",
-            Step::Hostname(_) => "hostname",
-            Step::Domainname(_) => "domainname",
-            Step::PrivateMounts => "private mounts",
-            Step::AttachRoot { .. } => "attach root",
-            Step::OverlayRoot { .. } => "overlay root",
-            Step::MountFilesystem { .. } => "mount file system",
-            Step::MountTree { .. } => "bind mount",
-            Step::Remount { .. } => "remount",
-            Step::Device { .. } => "device",
-            Step::Symlink { .. } => "symlink",
-            Step::PivotRoot => "pivot root",
-            Step::ReadonlyRoot => "read-only root",
-            Step::ReadonlyPath(_) => "read-only path",
-            Step::MaskPath(_) => "mask path",
-            Step::Umask(_) => "umask",
-            Step::OomScoreAdj(_) => "oom score",
-            Step::Rlimit { .. } => "rlimit",
-            Step::Stdio { .. } => "stdio",
-            Step::WorkingDirectory(_) => "working directory",
-            Step::BoundingSet(_) => "bounding set",
-            Step::Identity { .. } => "identity",
-            Step::Capabilities(_) => "capabilities",
-            Step::NoNewPrivileges => "no new privileges",
-            Step::Seccomp { .. } => "seccomp",
-            Step::DieWithParent(_) => "die with parent",
-            Step::FindExecutable { .. } => "find executable",
-            Step::Park { .. } => "park",
-            Step::Exec { .. } => "exec",
-        }
-    }
-
-    /// What the step acts upon, in config.json's words where there is one: the middle of an error message.
-    #[must_use]
-    pub fn object(&self) -> String {
-        let text = |s: &CString| s.to_string_lossy().into_owned();
-        match self {
-            Step::JoinNamespace { kind, .. } => format!("{kind:?}").to_lowercase(),
-            Step::Hostname(name) | Step::Domainname(name) => text(name),
-            Step::MountFilesystem { index, target, fstype, .. } => {
-                format!("mounts[{index}] {} ({})", text(&target.path), text(fstype))
-            }
-            Step::MountTree { index: u16::MAX, target, .. } => text(&target.path),
-            Step::MountTree { index, target, .. } | Step::Remount { index, target, .. } => {
-                format!("mounts[{index}] {}", text(&target.path))
-            }
-            Step::Device { path, .. } | Step::Symlink { path, .. } => text(path),
-            Step::MaskPath(path) | Step::ReadonlyPath(path) => text(path),
-            Step::WorkingDirectory(path) => format!("process.cwd {}", text(path)),
-            Step::OomScoreAdj(value) => format!("process.oomScoreAdj {value}"),
-            Step::Rlimit { resource, soft, hard } => format!("process.rlimits {resource} soft {soft} hard {hard}"),
-            Step::Identity { uid, gid, .. } => format!("process.user {uid}:{gid}"),
-            Step::FindExecutable { candidates } => {
-                // Of several, only the name that was looked for along PATH.
-                let last = candidates.last().map(text).unwrap_or_default();
-                let name = last.rsplit('/').next().filter(|_| candidates.len() > 1).unwrap_or(&last);
-                format!("process.args[0] {name}")
-            }
-            Step::Exec { argv, .. } => {
-                argv.first().map_or_else(String::new, |a| format!("process.args[0] {}", text(a)))
-            }
-            Step::EnterUserNamespace
-            | Step::JoinContainer { .. }
-            | Step::NewSession
-            | Step::NewCgroupNamespace
-            | Step::NewTimeNamespace { .. }
-            | Step::LoopbackUp
-            | Step::PrivateMounts
-            | Step::AttachRoot { .. }
-            | Step::OverlayRoot { .. }
-            | Step::PivotRoot
-            | Step::ReadonlyRoot
-            | Step::Umask(_)
-            | Step::Stdio { .. }
-            | Step::BoundingSet(_)
-            | Step::Capabilities(_)
-            | Step::NoNewPrivileges
-            | Step::Seccomp { .. }
-            | Step::DieWithParent(_)
-            | Step::Park { .. } => String::new(),
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDeviceType, Mount, Spec};
+use oci_spec::runtime::{LinuxDeviceType, Mount, Process, Spec};
 use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
@@ -84,6 +84,20 @@ pub(super) fn root(
     Ok(look)
 }
 
+/// The propagation of the root mount, once it is the root.
+pub(super) fn root_propagation(spec: &Spec) -> Option<Step> {
+    let wanted = spec.linux().as_ref()?.rootfs_propagation().as_deref()?;
+    let (kind, recursive) = propagation(wanted)?;
+    Some(Step::RootPropagation(if recursive { kind | libc::MS_REC } else { kind }))
+}
+
+/// `shared` and its like, and with an `r` before it for all mounts below.
+fn propagation(name: &str) -> Option<(u64, bool)> {
+    let below = name.strip_prefix('r').unwrap_or_default();
+    let (found, kind) = PROPAGATIONS.iter().find(|(known, _)| *known == name || *known == below)?;
+    Some((*kind, *found != name))
+}
+
 /// One parsed mount option list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
@@ -133,6 +147,21 @@ const NOTHING: &[&str] = &["defaults", "async", "nolazytime", "nomand", "loud", 
 /// Options that `config::check_supported` refuses, unless it was told to go on without them.
 const IGNORED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
 
+/// Options that the kernel's own part of every file system takes (`vfs_parse_sb_flag`), and so need no word of ours.
+const SUPERBLOCK: &[&str] = &["sync", "dirsync", "lazytime"];
+
+/// The mount options that mean something here; any other word goes to the file system. Sorted, for `features`.
+#[must_use]
+pub fn known_options() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name).chain(ACCESS_TIMES.iter().map(|(name, _)| *name));
+    let twofold = attributes.chain(PROPAGATIONS.iter().map(|(name, _)| *name)).chain(["bind"]);
+    let single = NOTHING.iter().chain(IGNORED).chain(SUPERBLOCK).chain(&["remount"]);
+    let mut names: Vec<String> = twofold.flat_map(|name| [name.to_owned(), format!("r{name}")]).collect();
+    names.extend(single.map(|name| (*name).to_owned()));
+    names.sort();
+    names
+}
+
 impl Options {
     pub(super) fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
         let mut parsed = Options::default();
@@ -157,8 +186,8 @@ impl Options {
         } else if let Some((_, value)) = find_time(below) {
             attrs.recursive_set = attrs.recursive_set & !libc::MOUNT_ATTR__ATIME | value;
             attrs.recursive_clear |= libc::MOUNT_ATTR__ATIME;
-        } else if let Some((_, kind)) = PROPAGATIONS.iter().find(|(name, _)| *name == option || *name == below) {
-            (attrs.propagation, attrs.propagation_recursive) = (*kind, option.starts_with('r'));
+        } else if let Some(propagation) = propagation(option) {
+            (attrs.propagation, attrs.propagation_recursive) = propagation;
         } else {
             match option {
                 "bind" => self.bind = true,
@@ -263,6 +292,7 @@ fn filesystem(
         source: c_string(&format!("{field}.source"), source.as_ref())?,
         parameters: options.parameters,
         attrs,
+        copy_up: false,
     })
 }
 
@@ -347,6 +377,11 @@ pub(super) fn devices(
             steps.push(Step::Device { path, mode, major, minor, uid, gid });
         }
     }
+    if spec.process().as_ref().and_then(Process::terminal).unwrap_or(false) {
+        // Now, since /dev may be read-only by the time at which the terminal is bound there.
+        let (path, mode) = (c_string("/dev/console", "/dev/console")?, libc::S_IFREG | 0o600);
+        steps.push(Step::Device { path, mode, major: 0, minor: 0, uid: 0, gid: 0 });
+    }
     for (path, to) in LINKS {
         steps.push(Step::Symlink { path: c_string("/dev", *path)?, to: c_string("/dev", *to)? });
     }
@@ -391,5 +426,12 @@ mod tests {
         assert_eq!(options.attrs.recursive_set | options.attrs.recursive_clear, 0);
         assert_eq!(options.attrs.set, libc::MOUNT_ATTR_RDONLY);
         assert!(options.parameters.is_empty());
+    }
+    #[test]
+    fn a_known_option_is_not_handed_to_the_file_system() {
+        for name in known_options() {
+            let handed_over = !parse(&[&name]).parameters.is_empty();
+            assert_eq!(handed_over, SUPERBLOCK.contains(&name.as_str()), "{name}");
+        }
     }
 }

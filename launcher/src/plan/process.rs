@@ -7,10 +7,11 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities, LinuxSeccomp, PosixRlim
 use rustix::thread::CapabilitySet;
 
 use crate::seccomp;
+use crate::state::Kept;
 
-use super::build::{PlanError, Stdio, c_string};
+use super::build::{Io, PlanError, Stdio, c_string};
 use super::mounts::RootFs;
-use super::{CapabilitySets, Launch, Step};
+use super::{CapabilitySets, Launch, Rlimit, Step, attributes};
 
 /// PATH of a process whose environment has none (the C library's own default, with sbin).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -19,39 +20,58 @@ const DEFAULT_UMASK: u32 = 0o022;
 /// Most of /etc/passwd that is read to find a home directory.
 const PASSWD_BYTES_MAX: u64 = 1 << 20;
 
+/// What a process needs beside its own object.
+pub(super) struct ProcessOptions<'a> {
+    /// Of the container's configuration.
+    pub kept: &'a Kept,
+    /// The container's root.
+    pub root: &'a RootFs,
+    /// Descriptors 0, 1 and 2.
+    pub io: Io,
+    /// Whether a terminal becomes the container's console.
+    pub console: bool,
+    /// Whether the process is in a new user namespace and so must have its limits set by the cloning process.
+    pub own_users: bool,
+    /// Signal for it when the process that launched it dies.
+    pub die_with_parent: Option<u32>,
+}
+
 /// Adds everything between the pivot and the program, and returns what comes last (parking may come before it): the
 /// exec, before it a seccomp filter that needs no privilege, and before that the limit of descriptors, which until then
 /// we need ourselves.
 pub(super) fn steps(
     process: &Process,
-    seccomp: Option<&LinuxSeccomp>,
-    root: &RootFs,
-    stdio: Stdio,
-    die_with_parent: Option<u32>,
+    options: ProcessOptions<'_>,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<Vec<Step>, PlanError> {
+    let ProcessOptions { kept, root, io, console, own_users, die_with_parent } = options;
     let user = process.user();
     let own_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let mut last = Vec::with_capacity(3);
     for limit in process.rlimits().iter().flatten() {
         let (soft, hard) = (limit.soft(), limit.hard());
-        let step = Step::Rlimit { resource: rlimit_number(limit.typ()), soft, hard };
-        // Raising it needs a privilege that is dropped below; lowering it can wait.
-        if limit.typ() == PosixRlimitType::RlimitNofile && hard <= own_nofile {
-            last.push(step);
+        let limit = Rlimit { resource: rlimit_number(limit.typ()), soft, hard };
+        // Raising it needs a privilege that is dropped below, or with the user namespace; lowering it can wait.
+        if limit.resource == libc::RLIMIT_NOFILE && hard <= own_nofile {
+            last.push(Step::Rlimit(limit));
+        } else if own_users {
+            launch.plan.rlimits.push(limit);
         } else {
-            steps.push(step);
+            steps.push(Step::Rlimit(limit));
         }
     }
-    let (stdin, stdout) = (launch.add_fd(stdio.stdin), launch.add_fd(stdio.stdout));
-    steps.push(Step::Stdio { stdin, stdout, stderr: launch.add_fd(stdio.stderr), uid: user.uid() });
+    steps.push(standard_descriptors(process, io, console, launch)?);
+    attributes::priorities(process, steps)?;
+    steps.extend(kept.memory_policy.as_ref().map(attributes::memory_policy).transpose()?);
+    steps.extend(kept.personality.as_ref().map(attributes::personality).transpose()?);
+    attributes::labels(process, steps)?;
     let cwd = c_string("process.cwd", process.cwd().to_string_lossy().as_ref())?;
     steps.push(Step::WorkingDirectory(cwd));
     let capabilities = process.capabilities().as_ref();
     steps.push(Step::BoundingSet(bits(capabilities.and_then(|caps| caps.bounding().as_ref()))));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    if let Some(filter) = seccomp.map(|profile| filter(profile, launch)).transpose()? {
+    if let Some(filter) = kept.seccomp.as_ref().map(|profile| filter(profile, launch)).transpose()? {
         // As runc: with the privilege while we have it, or as late as can be without.
         if no_new_privileges { last.push(filter) } else { steps.push(filter) }
     }
@@ -78,6 +98,24 @@ pub(super) fn steps(
     Ok(last)
 }
 
+fn standard_descriptors(process: &Process, io: Io, console: bool, launch: &mut Launch) -> Result<Step, PlanError> {
+    let uid = process.user().uid();
+    match (io, process.terminal().unwrap_or(false)) {
+        (Io::Descriptors(Stdio { stdin, stdout, stderr }), false) => {
+            let (stdin, stdout, stderr) = (launch.add_fd(stdin), launch.add_fd(stdout), launch.add_fd(stderr));
+            Ok(Step::Stdio { stdin, stdout, stderr, uid })
+        }
+        (Io::Terminal(socket), true) => {
+            let size = process.console_size();
+            let cells = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
+            let (rows, columns) = size.as_ref().map_or((0, 0), |size| (cells(size.height()), cells(size.width())));
+            Ok(Step::Terminal { socket: launch.add_fd(socket), rows, columns, uid, console })
+        }
+        (Io::Descriptors(_), true) => Err(PlanError::new("process.terminal", "nobody is there to receive a terminal")),
+        (Io::Terminal(_), false) => Err(PlanError::new("process.terminal", "is not set, but a terminal was asked for")),
+    }
+}
+
 /// The filter of a profile, from the process's cache of filters.
 fn filter(profile: &LinuxSeccomp, launch: &mut Launch) -> Result<Step, PlanError> {
     static FILTERS: LazyLock<Mutex<seccomp::Cache>> = LazyLock::new(Mutex::default);
@@ -85,7 +123,7 @@ fn filter(profile: &LinuxSeccomp, launch: &mut Launch) -> Result<Step, PlanError
     let mut filters = FILTERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = filters.get(profile).map_err(|error| PlanError::new("linux.seccomp", error.to_string()))?;
     launch.details.extend(filter.notes.iter().cloned());
-    Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags })
+    Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags, listener: None })
 }
 
 /// The environment, with HOME from the container's passwd file when config.json gives none.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <root>/<id>/state.json            what recovery and `state` need; written before the clone
-//! <root>/<id>/seccomp.json          the seccomp profile, if there is one: an exec is under it too
+//! <root>/<id>/kept.json             what of config.json is needed later: the seccomp profile, hooks ...; if anything is
 //! <root>/<id>/start.sock            exists from `create` until `start`
 //! <root>/<id>/init/process.json     the OCI process
 //! <root>/<id>/init/pid              pid and start time; written right after the clone
@@ -13,7 +13,9 @@
 //! `state.json` inside, so there is never a folder without one. Files appear by rename too, so a reader sees a whole one
 //! or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
 
+mod kept;
 mod process;
+mod status;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -27,14 +29,16 @@ use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
+pub use kept::Kept;
 pub use process::{ProcStat, exit_of_stranger, open_process, start_time, state_and_start_time};
+pub use status::Status;
 
 /// Folder of the init process below the container's.
 pub const INIT: &str = "init";
 /// Beginning of the names of reservations that are not complete; no ID begins with a dot.
 const NEW_PREFIX: &str = ".new.";
-/// The container's seccomp profile, if it has one.
-const SECCOMP: &str = "seccomp.json";
+/// What of config.json is needed later, if anything is.
+const KEPT: &str = "kept.json";
 /// Locked by the daemon of the directory, as long as it lives.
 pub const LOCK: &str = "lock";
 /// Where a created container waits for `start`.
@@ -44,7 +48,7 @@ pub const START_SOCKET: &str = "start.sock";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// mkdir found the name taken.
-    #[error("container {0} already exists")]
+    #[error("container with given ID already exists: {0}")]
     InUse(String),
     /// No such directory.
     #[error("container does not exist: {0}")]
@@ -67,8 +71,8 @@ pub enum StateError {
     },
 }
 
-fn io_text(error: &std::io::Error) -> String {
-    Errno::from_io_error(error).map_or_else(|| error.to_string(), crate::report::errno_text)
+pub(crate) fn io_text(error: &std::io::Error) -> String {
+    crate::report::plain_text(&error.to_string())
 }
 
 type Result<T> = std::result::Result<T, StateError>;
@@ -109,6 +113,14 @@ pub struct ContainerState {
     pub owner: u32,
     /// Who looks after it: only its own supervisor takes a container over after a restart.
     pub manager: Manager,
+}
+
+impl ContainerState {
+    /// Whether it has a cgroup of its own.
+    #[must_use]
+    pub fn has_cgroup(&self) -> bool {
+        !self.cgroup.as_os_str().is_empty()
+    }
 }
 
 /// Who looks after a container.
@@ -174,31 +186,6 @@ impl ExitRecord {
     #[must_use]
     pub fn unknown(reason: &str, time_ns: u64) -> ExitRecord {
         ExitRecord { status: 255, signal: None, reason: Some(reason.to_owned()), time_ns }
-    }
-}
-
-/// The statuses of the OCI runtime specification, as far as the disk and the kernel tell them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The environment is being made.
-    Creating,
-    /// Set up, waiting for `start`.
-    Created,
-    /// The program runs.
-    Running,
-    /// The program is gone.
-    Stopped,
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Status::Creating => "creating",
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Stopped => "stopped",
-        })
     }
 }
 
@@ -332,22 +319,22 @@ impl ContainerDir {
         read_json(&self.0.join("state.json"))
     }
 
-    /// Writes `seccomp.json`, for processes that come later.
+    /// Writes `kept.json`, unless there is nothing to keep.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn write_seccomp(&self, profile: &oci_spec::runtime::LinuxSeccomp) -> Result<()> {
-        write_json(&self.0.join(SECCOMP), profile)
+    pub fn write_kept(&self, kept: &Kept) -> Result<()> {
+        if *kept == Kept::default() { Ok(()) } else { write_json(&self.0.join(KEPT), kept) }
     }
 
-    /// Reads `seccomp.json`; `None` when the container has no profile.
+    /// Reads `kept.json`; without one nothing is kept.
     ///
     /// # Errors
     /// It is damaged or cannot be read: then nothing may run without it.
-    pub fn read_seccomp(&self) -> Result<Option<oci_spec::runtime::LinuxSeccomp>> {
-        match read_json(&self.0.join(SECCOMP)) {
-            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-            read => read.map(Some),
+    pub fn read_kept(&self) -> Result<Kept> {
+        match read_json(&self.0.join(KEPT)) {
+            Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(Kept::default()),
+            read => read,
         }
     }
 
@@ -395,21 +382,6 @@ impl ContainerDir {
         let _ = std::fs::remove_file(self.0.join(START_SOCKET));
     }
 
-    /// The status, from the files and from the kernel.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let init = self.process(INIT);
-        if init.read_exit().is_ok() {
-            return Status::Stopped;
-        }
-        match init.read_pid() {
-            Err(_) => Status::Creating,
-            Ok(record) if open_process(record).is_none() => Status::Stopped,
-            Ok(_) if self.0.join(START_SOCKET).exists() => Status::Created,
-            Ok(_) => Status::Running,
-        }
-    }
-
     /// Removes the folder: the name is free again.
     ///
     /// # Errors
@@ -421,7 +393,7 @@ impl ContainerDir {
             let _ = std::fs::remove_file(init.join(name));
         }
         let _ = std::fs::remove_dir(&init);
-        let _ = std::fs::remove_file(self.0.join(SECCOMP));
+        let _ = std::fs::remove_file(self.0.join(KEPT));
         let _ = std::fs::remove_file(self.0.join("state.json"));
         if std::fs::remove_dir(&self.0).is_ok() {
             return Ok(());
@@ -535,7 +507,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let root = StateRoot::open(&temp.path().join("deep/er")).unwrap();
         let dir = root.reserve(&named("a")).unwrap();
-        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container a already exists");
+        assert_eq!(root.reserve(&named("a")).unwrap_err().to_string(), "container with given ID already exists: a");
         assert_eq!(root.find("b").unwrap_err().to_string(), "container does not exist: b");
         assert_eq!(root.find("../deep").unwrap_err().to_string(), "container does not exist: ../deep");
         assert_eq!(dir.status(), Status::Creating);

@@ -259,7 +259,7 @@ mod tests {
         send_reply(theirs.as_fd(), Err(failure)).unwrap();
         assert_eq!(receive_reply(ours.as_fd()).unwrap().unwrap().unwrap().pid, 77);
         let error = receive_reply(ours.as_fd()).unwrap().unwrap().unwrap_err();
-        assert_eq!(error.to_string(), "clone3: Resource temporarily unavailable");
+        assert_eq!(error.to_string(), "clone3: resource temporarily unavailable");
         drop(theirs);
         assert!(receive_reply(ours.as_fd()).unwrap().is_none());
     }

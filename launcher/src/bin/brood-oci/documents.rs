@@ -1,4 +1,4 @@
-//! `spec`, `features` and `version`: documents about the runtime, not about a container.
+//! `spec` and `version`: documents about the runtime, not about a container. See also `features`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,20 +10,23 @@ use serde_json::{Value, json};
 use crate::list::print;
 
 /// The newest runtime-spec this runtime follows.
-const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";
 
 #[derive(Args)]
 pub struct SpecArgs {
     /// Directory to write config.json into
     #[arg(short, long, default_value = ".")]
     bundle: PathBuf,
+    /// File to write, in place of config.json
+    #[arg(short, long, default_value = "config.json", hide_default_value = true)]
+    file: PathBuf,
     /// For an ordinary user: with a user namespace
     #[arg(long)]
     rootless: bool,
 }
 
 pub fn spec(args: &SpecArgs) -> anyhow::Result<ExitCode> {
-    let path = args.bundle.join("config.json");
+    let path = args.bundle.join(&args.file);
     let mut document = template();
     if args.rootless {
         make_rootless(&mut document);
@@ -34,7 +37,7 @@ pub fn spec(args: &SpecArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What runc writes, the terminal too, which this version refuses to run with.
+/// What runc writes.
 fn template() -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
@@ -103,51 +106,6 @@ fn make_rootless(document: &mut Value) {
             }
         }
     }
-}
-
-/// Mount options that mean something here; any other word goes to the file system.
-const MOUNT_OPTIONS: &str = "\
-    async atime bind defaults dev diratime dirsync exec lazytime loud noatime nodev nodiratime noexec \
-    nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime \
-    relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid \
-    rnosymfollow ro rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable \
-    rw shared silent slave strictatime suid symfollow sync unbindable";
-
-/// The document of `features`, as runtime-spec's features.md describes it. It says what works, and no more.
-pub fn features() -> anyhow::Result<ExitCode> {
-    let options = MOUNT_OPTIONS.split_ascii_whitespace().collect::<Vec<_>>();
-    let capabilities: Vec<String> =
-        rustix::thread::CapabilitySet::all().iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
-    let document = json!({
-        "ociVersionMin": "0.4.0",
-        "ociVersionMax": OCI_VERSION,
-        "hooks": [],
-        "mountOptions": options,
-        "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": capabilities,
-            "cgroup": {"v1": false, "v2": false, "systemd": false, "systemdUser": false, "rdma": false},
-            "seccomp": {
-                "enabled": true,
-                "actions": ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-                    "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"],
-                "operators": ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
-                    "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"],
-                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_RISCV64", "SCMP_ARCH_X32", "SCMP_ARCH_X86",
-                    "SCMP_ARCH_X86_64"],
-                "knownFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
-                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
-                "supportedFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
-                    "SECCOMP_FILTER_FLAG_TSYNC"],
-            },
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
-            "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
-        },
-        "annotations": {"org.opencontainers.brood.version": env!("CARGO_PKG_VERSION")},
-    });
-    print(&format!("{document:#}\n"))
 }
 
 pub fn version() -> anyhow::Result<ExitCode> {

@@ -4,18 +4,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use brood_launcher::plan::{Launch, Stdio};
+use anyhow::Context;
+use brood_launcher::hooks::{self, Point};
+use brood_launcher::plan::{Io, Launch, Stdio};
 use brood_launcher::prepare::{self, Order, PrepareError, Prepared, Source};
 use brood_launcher::report::{Outcome, ReportReader, StepError};
 use brood_launcher::spawn::{Host, Spawned};
-use brood_launcher::state::{ContainerDir, ExitRecord, INIT, Manager, now_ns};
+use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, INIT, Kept, Manager, now_ns};
 use brood_launcher::sys;
 use clap::Args;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use crate::Runtime;
+use crate::console::{self, Console};
+use crate::inherited::Inherited;
 use crate::lifecycle;
+use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
 #[derive(Args)]
@@ -32,21 +35,24 @@ pub struct CreateArgs {
     /// Write the init process's pid to this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Unix socket that receives the terminal (not supported yet)
+    /// Unix socket that receives the terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Unix socket that receives the init process's pidfd (not supported yet)
+    /// Unix socket that receives the init process's pidfd
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
-    /// Do not pivot_root (not supported)
+    /// Do not pivot_root, for a host whose root is the initramfs; less isolation
     #[arg(long)]
     no_pivot: bool,
-    /// Keep the caller's session keyring; this is what happens anyway
+    /// Keep the caller's session keyring
     #[arg(long)]
     no_new_keyring: bool,
-    /// Pass this many descriptors after 2 (only 0 is supported yet)
+    /// Pass this many descriptors after 2 (and after those of socket activation)
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
+    /// Leave orphans of the container to the host's init
+    #[arg(long)]
+    no_subreaper: bool,
     /// Go on without what this version does not support, with a warning
     #[arg(long)]
     ignore_unsupported: bool,
@@ -62,9 +68,6 @@ pub struct RunArgs {
     /// Do not delete the container when it ends
     #[arg(long)]
     keep: bool,
-    /// Leave orphans of the container to the host's init
-    #[arg(long)]
-    no_subreaper: bool,
 }
 
 /// The program of a container did not come to run.
@@ -88,58 +91,113 @@ impl NotStarted {
 }
 
 pub fn create(runtime: &Runtime, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    launch(runtime, args, true)?;
+    launch(runtime, args, Mode::Create)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
-    if !args.no_subreaper && !args.detach {
+    if !args.create.no_subreaper && !args.detach {
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).context("PR_SET_CHILD_SUBREAPER")?;
     }
     // Before the launch, so that no signal is missed between the two.
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
-    let (dir, spawned) = launch(runtime, args.create, false)?;
+    let mode = if args.detach { Mode::Detach } else { Mode::Foreground };
+    let Launched { dir, spawned, console } = launch(runtime, args.create, mode)?;
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
-    let record = wait(&forwarder, &spawned)?;
+    let record = wait(&forwarder, &spawned, console)?;
     dir.process(INIT).write_exit(&record)?;
     if !args.keep {
-        lifecycle::remove(&dir)?;
+        lifecycle::remove(runtime, &dir)?;
     }
     Ok(ExitCode::from(record.status))
 }
 
+/// What becomes of a launch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// It waits for `start`.
+    Create,
+    /// It runs, and we leave.
+    Detach,
+    /// It runs, and we stay.
+    Foreground,
+}
+
+/// A container that runs or is parked.
+struct Launched {
+    dir: ContainerDir,
+    spawned: Spawned,
+    console: Console,
+}
+
 /// Prepares, clones, and waits until the child runs or is parked.
-fn launch(runtime: &Runtime, args: CreateArgs, park: bool) -> anyhow::Result<(ContainerDir, Spawned)> {
-    refuse_unsupported(&args)?;
+fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Launched> {
+    let inherited = Inherited::take(args.preserve_fds)?;
+    let pidfd_socket = args.pidfd_socket.as_deref().map(|path| console::connect("--pidfd-socket", path)).transpose()?;
     let order = Order {
         id: args.id,
         source: Source::Bundle { path: args.bundle, config: args.config },
         labels: Default::default(),
-        park,
+        park: mode == Mode::Create,
         manager: Manager::Caller,
         die_with_parent: None,
         ignore_unsupported: args.ignore_unsupported,
         auto_remove: false,
         cgroup: runtime.cgroups,
+        no_pivot: args.no_pivot,
+        new_keyring: !args.no_new_keyring,
+        preserve: inherited.fds,
+        env: inherited.env,
     };
-    let prepared = prepare::prepare(&runtime.root, order, |_| inherit().map_err(PrepareError::Pipe))?;
+    let mut console = Ok(Console::None);
+    let prepared = prepare::prepare(&runtime.root, order, |_, terminal| {
+        let opened = Console::open(terminal, mode != Mode::Foreground, args.console_socket.as_deref());
+        match opened {
+            Ok((ours, Some(childs))) => {
+                console = Ok(ours);
+                Ok(Io::Terminal(childs))
+            }
+            Ok((_, None)) => inherit().map(Io::Descriptors).map_err(PrepareError::Pipe),
+            Err(error) => {
+                console = Err(error);
+                Err(PrepareError::Pipe(rustix::io::Errno::INVAL))
+            }
+        }
+    });
+    // What was wrong with the console says more than that there is none.
+    let console = console?;
+    let prepared = prepared?;
     for note in &prepared.notes {
         runtime.messages.warning(note);
     }
-    let Prepared { launch, status, reserved, .. } = prepared;
+    let Prepared { launch, status, reserved, kept, state, .. } = prepared;
     for detail in &launch.details {
         runtime.messages.debug(detail);
     }
-    let spawned = Launching { launch, status }
+    let launching = Launching { launch, status, pidfd_socket, hooks: Some((kept, state)) };
+    let spawned = launching
         .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from))?;
-    Ok((reserved.keep(), spawned))
+    let launched = Launched { dir: reserved.keep(), spawned, console };
+    if mode != Mode::Create
+        && let Err(error) = lifecycle::poststart(&launched.dir)
+    {
+        // A container whose poststart hook fails must not go on (runtime-spec 1.3, "Lifecycle", 9).
+        end(&launched.spawned)?;
+        lifecycle::remove(runtime, &launched.dir)?;
+        return Err(error);
+    }
+    Ok(launched)
 }
 
 /// A launch on its way, of a container or of an exec.
 pub struct Launching {
     pub launch: Launch,
-    /// Read end of the status pipe.
+    /// Our end of the status pipe or socket.
     pub status: OwnedFd,
+    /// Gets the child's pidfd.
+    pub pidfd_socket: Option<OwnedFd>,
+    /// Hooks to run while the child waits, and what they get to read.
+    pub hooks: Option<(Kept, ContainerState)>,
 }
 
 impl Launching {
@@ -155,33 +213,56 @@ impl Launching {
     ) -> anyhow::Result<Spawned> {
         // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("PR_SET_DUMPABLE")?;
-        let Launch { plan, fds, .. } = self.launch;
+        let Launching { launch: Launch { plan, fds, .. }, status, pidfd_socket, hooks } = self;
         let spawned = Host::open(false)?.spawn(&plan, &fds)?;
         // Our copies of the child's descriptors; the status pipe would never end with its write end held here.
         drop(fds);
         let started = record(spawned.pid).and_then(|()| {
             let mut reader = ReportReader::default();
-            reader.read_to_end(&self.status).context("status pipe")?;
+            reader.read_to_end(&status).context("status pipe")?;
+            if let Some((kept, state)) = hooks.filter(|_| reader.awaits_hooks()) {
+                run_hooks(&kept, &state, spawned.pid)?;
+                // Should the child be gone meanwhile, its end of file says so.
+                let _ = rustix::net::send(&status, &[1], rustix::net::SendFlags::NOSIGNAL);
+                reader.read_to_end(&status).context("status pipe")?;
+            }
             match reader.finish(&plan) {
                 Outcome::Running | Outcome::Parked => {}
                 Outcome::Failed(error) => return Err(NotStarted::from(error).into()),
                 Outcome::Vanished => return Err(NotStarted::Vanished.into()),
             }
+            if let Some(socket) = pidfd_socket {
+                console::send(socket.as_fd(), "pidfd", spawned.pidfd.as_fd()).context("--pidfd-socket")?;
+            }
             pid_file.map_or(Ok(()), |path| write_pid_file(path, spawned.pid))
         });
         if let Err(error) = started {
             // Whatever the child was doing, it must be gone before its cgroup can go.
-            let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
-            reap(spawned.pidfd.as_fd())?;
+            end(&spawned)?;
             return Err(error);
         }
         Ok(spawned)
     }
 }
 
-/// Waits for the exit, passing signals on, and reaps.
-pub fn wait(forwarder: &Forwarder, spawned: &Spawned) -> anyhow::Result<ExitRecord> {
-    forwarder.until_exit(spawned.pidfd.as_fd()).context("wait for the process")?;
+/// The hooks of a container whose namespaces are there. If one fails there will be no container, and so the `poststop`
+/// hooks have their turn (runtime-spec, "Lifecycle", 4 and 13).
+fn run_hooks(kept: &Kept, state: &ContainerState, pid: i32) -> anyhow::Result<()> {
+    hooks::run(kept, Point::CreateRuntime, state, pid).map_err(|error| {
+        let _ = hooks::run(kept, Point::Poststop, state, 0);
+        error.into()
+    })
+}
+
+fn end(spawned: &Spawned) -> anyhow::Result<()> {
+    let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
+    reap(spawned.pidfd.as_fd()).map(drop)
+}
+
+/// Waits for the exit, passing signals and a terminal's bytes on, and reaps.
+pub fn wait(forwarder: &Forwarder, spawned: &Spawned, console: Console) -> anyhow::Result<ExitRecord> {
+    let relay = console.relay()?;
+    forwarder.until_exit(spawned.pidfd.as_fd(), relay).context("wait for the process")?;
     reap(spawned.pidfd.as_fd())
 }
 
@@ -194,22 +275,6 @@ pub fn open_cgroup(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let cgroup = rustix::fs::open(path, flags, Mode::empty());
     cgroup.map(Some).with_context(|| format!("cgroup {}", path.display()))
-}
-
-fn refuse_unsupported(args: &CreateArgs) -> anyhow::Result<()> {
-    if args.console_socket.is_some() {
-        bail!("--console-socket: terminals are not supported yet");
-    }
-    if args.pidfd_socket.is_some() {
-        bail!("--pidfd-socket is not supported yet");
-    }
-    if args.no_pivot {
-        bail!("--no-pivot is not supported: the container's root is always made by pivot_root");
-    }
-    if args.preserve_fds > 0 {
-        bail!("--preserve-fds is not supported yet");
-    }
-    Ok(())
 }
 
 /// Copies of our own standard descriptors, out of the way of the numbers 0 to 2.

@@ -1,20 +1,24 @@
-//! `start`, `kill` and `delete`.
+//! `start`, `pause`, `resume`, `kill` and `delete`.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use brood_launcher::cgroup;
+use brood_launcher::hooks::{self, Point};
+use brood_launcher::remove;
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::signal;
 use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError, Status, open_process};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
-use crate::Runtime;
 use crate::launch::NotStarted;
+use crate::runtime::{FindError, Runtime};
 
 /// How long a killed container may take to go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,6 +34,9 @@ pub struct KillArgs {
     /// Send it to every process of the container
     #[arg(short, long)]
     all: bool,
+    /// CONTAINER-ID is a regular expression: every container whose ID it matches
+    #[arg(short, long)]
+    regex: bool,
 }
 
 #[derive(Args)]
@@ -40,15 +47,18 @@ pub struct DeleteArgs {
     /// Kill the container first if it runs
     #[arg(short, long)]
     force: bool,
+    /// CONTAINER-ID is a regular expression: every container whose ID it matches
+    #[arg(short, long)]
+    regex: bool,
 }
 
 pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
-    let dir = runtime.root.find(id)?;
+    let dir = runtime.find(id)?;
     match dir.status() {
         Status::Created => {}
         Status::Running => bail!("cannot start an already running container"),
         Status::Stopped => bail!("cannot start a container that has stopped"),
-        Status::Creating => bail!("cannot start a container in the creating state"),
+        status => bail!("cannot start a container in the {status} state"),
     }
     let connection = match dir.connect_for_start() {
         Ok(connection) => connection,
@@ -60,70 +70,157 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
     reader.read_to_end(&connection).context("read from start.sock")?;
     dir.forget_start();
     match reader.finish_start() {
-        Outcome::Running => Ok(ExitCode::SUCCESS),
+        Outcome::Running => poststart(&dir).map(|()| ExitCode::SUCCESS),
         Outcome::Failed(error) => Err(NotStarted::from(error).into()),
         Outcome::Parked | Outcome::Vanished => Err(NotStarted::Vanished.into()),
     }
 }
 
+pub fn pause(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
+    let dir = runtime.find(id)?;
+    match dir.status() {
+        Status::Running | Status::Created => {}
+        Status::Paused => bail!("container not running: container is paused"),
+        status => bail!("container not running: it is {status}"),
+    }
+    cgroup::freeze(&own_cgroup(&dir, id, "pause")?, PATIENCE)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn resume(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
+    let dir = runtime.find(id)?;
+    let cgroup = own_cgroup(&dir, id, "resume")?;
+    if dir.status() != Status::Paused {
+        bail!("container not paused");
+    }
+    cgroup::thaw(&cgroup, PATIENCE)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The cgroup that an operation cannot do without.
+pub fn own_cgroup(dir: &ContainerDir, id: &str, operation: &str) -> anyhow::Result<PathBuf> {
+    let state = dir.read_state()?;
+    ensure!(state.has_cgroup(), "container {id} has no cgroup of its own: cannot {operation}");
+    Ok(state.cgroup)
+}
+
 pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
     let signal = signal::parse(&args.signal)?;
-    let dir = runtime.root.find(&args.id)?;
-    let init = dir.process(INIT).read_pid().ok().and_then(open_process);
-    let state = dir.read_state().unwrap_or_default();
-    if args.all && !state.cgroup.as_os_str().is_empty() {
-        let pids = cgroup::processes(&state.cgroup).unwrap_or_default();
-        if pids.is_empty() {
-            bail!("container not running");
-        }
-        for pid in pids {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // Processes come and go while we send.
-                let _ = rustix::process::kill_process(pid, signal);
-            }
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let init = init.context("container not running")?;
-    match rustix::process::pidfd_send_signal(&init, signal) {
-        Err(Errno::SRCH) => bail!("container not running"),
-        result => result.context("pidfd_send_signal")?,
+    let kill = |id: &str| match args.all {
+        true => kill_all(runtime, id, signal),
+        false => kill_init(&runtime.find(id)?, signal),
+    };
+    if args.regex {
+        runtime.for_each_match(&args.id, kill)?
+    } else {
+        kill(&args.id)?
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A container without a pid namespace of its own loses all its processes by SIGKILL, as with runc: nobody else would
+/// end them.
+fn kill_init(dir: &ContainerDir, signal: Signal) -> anyhow::Result<()> {
+    let record = dir.process(INIT).read_pid().ok();
+    let init = record.and_then(|record| Some((record.pid, open_process(record)?)));
+    let cgroup = dir.read_state().ok().filter(ContainerState::has_cgroup).map(|state| state.cgroup);
+    if let Some(cgroup) = cgroup.filter(|_| signal == Signal::KILL) {
+        let alone = init.as_ref().is_some_and(|(pid, _)| is_pid_one(*pid));
+        if !alone && cgroup::processes(&cgroup).is_ok_and(|pids| !pids.is_empty()) {
+            return Ok(cgroup::kill(&cgroup)?);
+        }
+    }
+    let (_, init) = init.context("container not running")?;
+    match rustix::process::pidfd_send_signal(&init, signal) {
+        Err(Errno::SRCH) => bail!("container not running"),
+        result => result.context("pidfd_send_signal"),
+    }
+}
+
+/// Whether the process is the init of a pid namespace (`NSpid`, proc_pid_status(5)).
+fn is_pid_one(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
+}
+
+/// To every process of the container's cgroup. None being left is no error, as with runc.
+fn kill_all(runtime: &Runtime, id: &str, signal: Signal) -> anyhow::Result<()> {
+    let dir = runtime.find(id)?;
+    let state = dir.read_state()?;
+    if !state.has_cgroup() {
+        runtime.messages.warning(&format!("container {id} has no cgroup of its own: --all reaches its init only"));
+        return kill_init(&dir, signal);
+    }
+    if signal == Signal::KILL {
+        return Ok(cgroup::kill(&state.cgroup)?);
+    }
+    // The cgroup may go meanwhile.
+    for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
+        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            // Processes come and go while we send.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+    Ok(())
 }
 
 pub fn delete(runtime: &Runtime, args: &DeleteArgs) -> anyhow::Result<ExitCode> {
-    let dir = match runtime.root.find(&args.id) {
-        Err(StateError::NotFound(_)) if args.force => return Ok(ExitCode::SUCCESS),
-        found => found?,
-    };
-    if dir.read_state().is_ok_and(|state| state.manager == Manager::Daemon) && runtime.root.has_daemon() {
-        bail!("container {} belongs to the daemon that runs here: use `brood rm`", args.id);
+    let delete = |id: &str| delete_one(runtime, id, args.force);
+    if args.regex {
+        runtime.for_each_match(&args.id, delete)?
+    } else {
+        delete(&args.id)?
     }
-    let status = dir.status();
-    if status != Status::Stopped {
-        if !args.force {
-            bail!("cannot delete container {} that is not stopped: {status}", args.id);
-        }
-        if let Some(init) = dir.process(INIT).read_pid().ok().and_then(open_process) {
-            let _ = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
-            let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-            let mut poll = [PollFd::from_borrowed_fd(init.as_fd(), PollFlags::IN)];
-            if rustix::event::poll(&mut poll, Some(&timeout)).context("wait for the container")? == 0 {
-                bail!("container {} did not end within {} s of SIGKILL", args.id, PATIENCE.as_secs());
-            }
-        }
-    }
-    remove(&dir)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes what a stopped container holds: the processes it left in its cgroup, the cgroup, the folder.
-pub fn remove(dir: &ContainerDir) -> anyhow::Result<()> {
-    // A folder without a readable state file was reserved and never launched: there is only the folder.
-    let ContainerState { cgroup, cgroup_made, .. } = dir.read_state().unwrap_or_default();
-    if !cgroup.as_os_str().is_empty() {
-        cgroup::kill_and_remove(&cgroup, cgroup_made.as_deref(), PATIENCE)?;
+fn delete_one(runtime: &Runtime, id: &str, force: bool) -> anyhow::Result<()> {
+    let dir = match runtime.find(id) {
+        Err(FindError::State(StateError::NotFound(_))) if force => return Ok(()),
+        found => found?,
+    };
+    if dir.read_state().is_ok_and(|state| state.manager == Manager::Daemon) && runtime.root.has_daemon() {
+        bail!("container {id} belongs to the daemon that runs here: use `brood rm`");
     }
-    dir.remove().context("remove state")
+    match dir.status() {
+        Status::Stopped => {}
+        // Nothing of the user's runs yet.
+        Status::Created => end(&dir, id)?,
+        _ if force => end(&dir, id)?,
+        status => bail!("cannot delete container {id} that is not stopped: {status}"),
+    }
+    remove(runtime, &dir)
+}
+
+/// Ends the init process, a frozen one too: the kernel lets SIGKILL through (cgroup-v2.rst, "cgroup.freeze").
+fn end(dir: &ContainerDir, id: &str) -> anyhow::Result<()> {
+    let Some(init) = dir.process(INIT).read_pid().ok().and_then(open_process) else { return Ok(()) };
+    let _ = rustix::process::pidfd_send_signal(&init, Signal::KILL);
+    let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let mut poll = [PollFd::from_borrowed_fd(init.as_fd(), PollFlags::IN)];
+    let ended = rustix::event::poll(&mut poll, Some(&timeout)).context("wait for the container")?;
+    ensure!(ended > 0, "container {id} did not end within {} s of SIGKILL", PATIENCE.as_secs());
+    Ok(())
+}
+
+/// Runs the `poststart` hooks of a container whose program runs; when one fails, the container is killed.
+pub fn poststart(dir: &ContainerDir) -> anyhow::Result<()> {
+    let record = dir.process(INIT).read_pid()?;
+    hooks::run(&dir.read_kept()?, Point::Poststart, &dir.read_state()?, record.pid).map_err(|error| {
+        if let Some(init) = open_process(record) {
+            let _ = rustix::process::pidfd_send_signal(&init, Signal::KILL);
+        }
+        error.into()
+    })
+}
+
+/// Removes what a stopped container holds.
+pub fn remove(runtime: &Runtime, dir: &ContainerDir) -> anyhow::Result<()> {
+    // A folder without a readable state file was reserved and never launched: there is only the folder.
+    let state = dir.read_state().unwrap_or_default();
+    for problem in remove::remove(dir, &state, PATIENCE)? {
+        runtime.messages.warning(&problem);
+    }
+    Ok(())
 }

@@ -1,13 +1,15 @@
 //! `list` and `state`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Status};
+use brood_launcher::state::{ContainerDir, INIT, Status};
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde::Serialize;
 
-use crate::Runtime;
+use crate::runtime::Runtime;
 
 #[derive(Args)]
 pub struct ListArgs {
@@ -20,39 +22,48 @@ pub struct ListArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub enum Format {
     Table,
     Json,
 }
 
-/// A container as the files and the kernel show it now.
+/// A container as the files and the kernel show it now: `state`'s document and an entry of `list`. The names and their
+/// order are runc's.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Seen {
-    state: ContainerState,
-    status: Status,
+    oci_version: String,
+    id: String,
     pid: i32,
+    status: Status,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    created: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    owner: String,
 }
 
 fn look(dir: &ContainerDir) -> anyhow::Result<Seen> {
     let state = dir.read_state()?;
     let status = dir.status();
     let pid = if status == Status::Stopped { 0 } else { dir.process(INIT).read_pid().map_or(0, |record| record.pid) };
-    Ok(Seen { state, status, pid })
+    Ok(Seen {
+        oci_version: state.oci_version,
+        id: state.id,
+        pid,
+        status,
+        bundle: state.bundle,
+        rootfs: state.rootfs,
+        created: state.created,
+        annotations: state.annotations,
+        owner: owner(state.owner),
+    })
 }
 
 pub fn state(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
-    let Seen { state, status, pid } = look(&runtime.root.find(id)?)?;
-    let document = json!({
-        "ociVersion": state.oci_version,
-        "id": state.id,
-        "pid": pid,
-        "status": status,
-        "bundle": state.bundle,
-        "rootfs": state.rootfs,
-        "created": state.created,
-        "annotations": state.annotations,
-        "owner": owner(state.owner),
-    });
-    print(&format!("{document:#}\n"))
+    let seen = look(&runtime.find(id)?)?;
+    print(&format!("{}\n", serde_json::to_string_pretty(&seen)?))
 }
 
 pub fn list(runtime: &Runtime, args: &ListArgs) -> anyhow::Result<ExitCode> {
@@ -65,46 +76,24 @@ pub fn list(runtime: &Runtime, args: &ListArgs) -> anyhow::Result<ExitCode> {
         }
     }
     if args.quiet {
-        return print(&seen.iter().map(|container| format!("{}\n", container.state.id)).collect::<String>());
+        return print(&seen.iter().map(|container| format!("{}\n", container.id)).collect::<String>());
     }
     match args.format {
-        Format::Json => {
-            let entry = |container: &Seen| {
-                json!({
-                    "ociVersion": container.state.oci_version,
-                    "id": container.state.id,
-                    "pid": container.pid,
-                    "status": container.status,
-                    "bundle": container.state.bundle,
-                    "rootfs": container.state.rootfs,
-                    "created": container.state.created,
-                    "annotations": container.state.annotations,
-                    "owner": owner(container.state.owner),
-                })
-            };
-            print(&format!("{}\n", serde_json::Value::from(seen.iter().map(entry).collect::<Vec<_>>())))
-        }
+        Format::Json => print(&format!("{}\n", serde_json::to_string(&seen)?)),
         Format::Table => {
             let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
-            rows.extend(seen.iter().map(|Seen { state, status, pid }| {
-                let bundle = state.bundle.display().to_string();
-                [
-                    state.id.clone(),
-                    pid.to_string(),
-                    status.to_string(),
-                    bundle,
-                    state.created.clone(),
-                    owner(state.owner),
-                ]
+            rows.extend(seen.into_iter().map(|seen| {
+                let bundle = seen.bundle.display().to_string();
+                [seen.id, seen.pid.to_string(), seen.status.to_string(), bundle, seen.created, seen.owner]
             }));
             print(&table(&rows))
         }
     }
 }
 
-/// Columns as wide as their widest cell and at least 12, as runc prints them.
+/// Columns as runc's: three blanks after the widest cell, and at least 12 wide.
 fn table(rows: &[[String; 6]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(11) + 1;
+    let width = |column: usize| (rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 3).max(12);
     let widths: [usize; 6] = std::array::from_fn(width);
     let line = |row: &[String; 6]| {
         let cells: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();

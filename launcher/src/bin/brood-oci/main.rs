@@ -4,16 +4,21 @@
 //! callers parse both. `run` exits with the container's status, or 125 (set-up failed), 126 (not executable), 127 (not
 //! found); `exec` with the process's, or 255; every other command with 0 or 1.
 
+mod console;
 mod documents;
 mod exec;
+mod features;
+mod inherited;
 mod launch;
 mod lifecycle;
 mod list;
 mod messages;
+mod ps;
+mod runtime;
 mod signals;
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -21,13 +26,14 @@ use brood_launcher::seal::SealedExe;
 use brood_launcher::state::StateRoot;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::messages::{LogFormat, Messages};
+use crate::messages::{Level, LogFormat, Messages};
+use crate::runtime::Runtime;
 
 /// The process's name, and the sign that it runs from a sealed copy.
 const SEALED: &str = "brood-oci: sealed";
 
 #[derive(Parser)]
-#[command(name = "brood-oci", disable_version_flag = true, disable_help_subcommand = true)]
+#[command(name = "brood-oci", disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
 #[command(about = "OCI runtime: starts and manages containers from OCI bundles, without a daemon")]
 struct Cli {
     /// Directory for container state [default: /run/brood, or $XDG_RUNTIME_DIR/brood for an ordinary user]
@@ -40,19 +46,19 @@ struct Cli {
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "text")]
     log_format: LogFormat,
     /// Least severe level that is written
-    #[arg(long, global = true, help_heading = "Global options", value_name = "LEVEL")]
-    log_level: Option<String>,
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "warn")]
+    log_level: Level,
     /// Write debug messages too
     #[arg(long, global = true, help_heading = "Global options")]
     debug: bool,
-    /// Cgroups by way of systemd (not supported yet)
+    /// Cgroups by way of systemd (no container can be made that way yet)
     #[arg(long, global = true, help_heading = "Global options")]
     systemd_cgroup: bool,
     /// How cgroups are managed
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "cgroupfs")]
     cgroup_manager: CgroupManager,
     /// Ignore errors that an ordinary user cannot avoid
-    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", ignore_case = true)]
     rootless: Rootless,
     /// Print the version
     #[arg(short = 'v', long)]
@@ -68,10 +74,14 @@ enum CgroupManager {
     Disabled,
 }
 
+/// In all the words that runc takes.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Rootless {
+    #[value(alias = "")]
     Auto,
+    #[value(aliases = ["1", "t"])]
     True,
+    #[value(aliases = ["0", "f"])]
     False,
 }
 
@@ -87,6 +97,12 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Print a container's state as JSON
     State(IdArgs),
+    /// List the processes of a container
+    Ps(ps::PsArgs),
+    /// Freeze all processes of a container
+    Pause(IdArgs),
+    /// Let a paused container go on
+    Resume(IdArgs),
     /// Send a signal to a container's init process
     Kill(lifecycle::KillArgs),
     /// Remove what a stopped container holds
@@ -110,14 +126,6 @@ struct IdArgs {
     id: String,
 }
 
-/// What every command needs.
-struct Runtime {
-    root: StateRoot,
-    messages: Messages,
-    /// False with `--cgroup-manager disabled`.
-    cgroups: bool,
-}
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -131,8 +139,8 @@ fn main() -> ExitCode {
         }
     };
     let (runs, execs) = (matches!(cli.command, Some(Command::Run(_))), matches!(cli.command, Some(Command::Exec(_))));
-    let messages =
-        Messages::new(cli.log.as_deref(), cli.log_format, cli.debug || cli.log_level.as_deref() == Some("debug"));
+    let level = if cli.debug { Level::Debug } else { cli.log_level };
+    let messages = Messages::new(cli.log.as_deref(), cli.log_format, level);
     let result = match &messages {
         Ok(messages) => dispatch(cli, messages.clone()),
         Err(error) => Err(anyhow::anyhow!(brood_launcher::usage::chain(error))),
@@ -160,21 +168,24 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Cli::command().print_help()?;
         return Ok(ExitCode::SUCCESS);
     };
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
-        run_sealed()?;
-    }
     match command {
         Command::Spec(args) => return documents::spec(&args),
-        Command::Features => return documents::features(),
+        Command::Features => return features::features(),
         Command::Version => return documents::version(),
         _ => {}
     }
+    let makes_cgroup = matches!(command, Command::Create(_) | Command::Run(_));
+    let by_systemd = cli.systemd_cgroup || cli.cgroup_manager == CgroupManager::Systemd;
     anyhow::ensure!(
-        !cli.systemd_cgroup && cli.cgroup_manager != CgroupManager::Systemd,
+        !(makes_cgroup && by_systemd),
         "the systemd cgroup driver is not supported yet: leave --systemd-cgroup out"
     );
     let path = cli.root.unwrap_or_else(default_root);
+    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
+        run_sealed()?;
+    }
     let root = StateRoot::open(&path).context("state directory")?;
+    anyhow::ensure!(root.path() != Path::new("/"), "--root must not be /");
     let runtime = Runtime { root, messages, cgroups: cli.cgroup_manager != CgroupManager::Disabled };
     match command {
         Command::Create(args) => launch::create(&runtime, args),
@@ -182,6 +193,9 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Start(args) => lifecycle::start(&runtime, &args.id),
         Command::Exec(args) => exec::exec(&runtime, args),
         Command::State(args) => list::state(&runtime, &args.id),
+        Command::Ps(args) => ps::ps(&runtime, &args),
+        Command::Pause(args) => lifecycle::pause(&runtime, &args.id),
+        Command::Resume(args) => lifecycle::resume(&runtime, &args.id),
         Command::Kill(args) => lifecycle::kill(&runtime, &args),
         Command::Delete(args) => lifecycle::delete(&runtime, &args),
         Command::List(args) => list::list(&runtime, &args),

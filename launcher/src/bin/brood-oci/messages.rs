@@ -18,12 +18,27 @@ pub enum LogFormat {
     Json,
 }
 
+/// How much is written: what is at least as severe as this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// Failures.
+    Error,
+    /// What went on differently than asked, too.
+    #[default]
+    #[value(alias = "warning")]
+    Warn,
+    /// As `warn`: there are no messages of this level.
+    Info,
+    /// Everything.
+    Debug,
+}
+
 /// Where messages go.
 #[derive(Clone, Debug, Default)]
 pub struct Messages {
     file: Option<Arc<File>>,
     format: LogFormat,
-    debug: bool,
+    level: Level,
 }
 
 impl Messages {
@@ -31,13 +46,13 @@ impl Messages {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn new(log: Option<&str>, format: LogFormat, debug: bool) -> anyhow::Result<Messages> {
+    pub fn new(log: Option<&str>, format: LogFormat, level: Level) -> anyhow::Result<Messages> {
         let path = log.map(|log| log.strip_prefix("file:").unwrap_or(log)).filter(|path| !path.is_empty());
         let open = |path: &str| {
             let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o644).open(path);
             file.with_context(|| format!("--log {path}"))
         };
-        Ok(Messages { file: path.map(open).transpose()?.map(Arc::new), format, debug })
+        Ok(Messages { file: path.map(open).transpose()?.map(Arc::new), format, level })
     }
 
     /// A failure: always written.
@@ -47,12 +62,14 @@ impl Messages {
 
     /// Something that went on differently than asked.
     pub fn warning(&self, message: &str) {
-        self.write("warning", message);
+        if self.level >= Level::Warn {
+            self.write("warning", message);
+        }
     }
 
     /// Only with `--debug`.
     pub fn debug(&self, message: &str) {
-        if self.debug {
+        if self.level >= Level::Debug {
             self.write("debug", message);
         }
     }

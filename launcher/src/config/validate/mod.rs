@@ -1,9 +1,11 @@
 //! Whether a [`Spec`] is right in itself: values in range, parts that fit together, strings that C can hold.
 
+mod hooks;
 mod linux;
 mod mapping;
 mod mounts;
 mod process;
+mod sysctl;
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -16,6 +18,7 @@ use super::error::{ConfigError, quote};
 use super::unsupported;
 
 pub(super) use linux::kind_name;
+pub use sysctl::sysctl_path;
 
 /// Longest host or domain name that the kernel takes (`__NEW_UTS_LEN`).
 const MAX_UTS_NAME_BYTES: usize = 64;
@@ -33,6 +36,8 @@ pub fn validate(spec: &Spec) -> Result<Vec<String>, ConfigError> {
     process::check(spec, &mut notes)?;
     mounts::check(spec.mounts().as_deref().unwrap_or_default(), &mut notes)?;
     linux::check(spec)?;
+    sysctl::check(spec)?;
+    hooks::check(spec)?;
     uts_name("hostname", spec.hostname().as_deref(), spec)?;
     uts_name("domainname", spec.domainname().as_deref(), spec)?;
     Ok(notes)

@@ -9,7 +9,8 @@ use capnp::{NotInSchema, Word, data, data_list};
 
 use super::{MAX_PLAN_BYTES, MAX_STEPS, WireError};
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, IdMaps, MountAttrs, NamespaceKind, Plan, Step, Target, TargetKind,
+    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind, NetDevice,
+    Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
 };
 use crate::seccomp::Instruction;
 
@@ -78,7 +79,12 @@ impl Decoder {
         Ok(Plan {
             clone_flags: from.get_clone_flags(),
             id_maps: id_maps(from.get_id_maps())?,
-            pid_namespace: self.optional_fd("pidNamespace", from.get_pid_namespace()?)?,
+            user_namespace: self.optional_fd("userNamespace", from.get_user_namespace()?)?,
+            born: from.get_born()?.iter().map(|from| self.namespace(from)).collect::<Result<_, _>>()?,
+            oom_score_adj: oom_score_adj(from.get_oom_score_adj())?,
+            rlimits: from.get_rlimits()?.iter().map(rlimit).collect(),
+            net_devices: from.get_net_devices()?.iter().map(net_device).collect::<Result<_, _>>()?,
+            preserve: from.get_preserve()?.iter().map(|fd| self.fd("preserve", fd)).collect::<Result<_, _>>()?,
             cgroup: self.optional_fd("cgroup", from.get_cgroup()?)?,
             status: self.optional_fd("status", from.get_status()?)?,
             steps: steps.iter().enumerate().map(step).collect::<Result<_, _>>()?,
@@ -88,11 +94,12 @@ impl Decoder {
     fn step(self, from: wire::step::Reader<'_>) -> Result<Step, WireError> {
         use wire::step::Which;
         Ok(match from.which().map_err(unknown("step"))? {
+            Which::AwaitParent(()) => Step::AwaitParent,
             Which::EnterUserNamespace(()) => Step::EnterUserNamespace,
-            Which::JoinNamespace(from) => Step::JoinNamespace {
+            Which::JoinNamespace(from) => Step::JoinNamespace(Namespace {
                 kind: namespace_kind(from.get_kind().map_err(unknown("namespace kind"))?),
                 fd: self.fd("joinNamespace.fd", from.get_fd())?,
-            },
+            }),
             Which::JoinContainer(from) => Step::JoinContainer {
                 pidfd: self.fd("joinContainer.pidfd", from.get_pidfd())?,
                 namespaces: from.get_namespaces(),
@@ -104,6 +111,34 @@ impl Decoder {
             Which::Hostname(name) => Step::Hostname(string("hostname", name?)?),
             Which::Domainname(name) => Step::Domainname(string("domainname", name?)?),
             Which::PrivateMounts(()) => Step::PrivateMounts,
+            Which::RuntimeHooks(()) => Step::RuntimeHooks,
+            Which::Hook(from) => Step::Hook(hook(from)?),
+            Which::SessionKeyring(name) => Step::SessionKeyring(string("sessionKeyring", name?)?),
+            Which::Sysctl(from) => {
+                Step::Sysctl { path: string("sysctl.path", from.get_path()?)?, value: from.get_value()?.to_vec() }
+            }
+            Which::Scheduler(from) => Step::Scheduler(Scheduler {
+                policy: from.get_policy(),
+                flags: from.get_flags(),
+                nice: from.get_nice(),
+                priority: from.get_priority(),
+                runtime: from.get_runtime(),
+                deadline: from.get_deadline(),
+                period: from.get_period(),
+            }),
+            Which::IoPriority(value) => Step::IoPriority(value),
+            Which::CpuAffinity(mask) => Step::CpuAffinity(mask?.iter().collect()),
+            Which::Personality(value) => Step::Personality(value),
+            Which::MemoryPolicy(from) => {
+                Step::MemoryPolicy { mode: from.get_mode(), nodes: from.get_nodes()?.iter().collect() }
+            }
+            Which::Label(from) => Step::Label {
+                module: match from.get_module().map_err(unknown("security module"))? {
+                    wire::SecurityModule::AppArmor => SecurityModule::AppArmor,
+                    wire::SecurityModule::Selinux => SecurityModule::Selinux,
+                },
+                text: string("label.text", from.get_text()?)?,
+            },
             Which::AttachRoot(tree) => Step::AttachRoot { tree: self.fd("attachRoot", tree)? },
             Which::OverlayRoot(from) => Step::OverlayRoot {
                 lower: self.fd("overlayRoot.lower", from.get_lower())?,
@@ -115,18 +150,19 @@ impl Decoder {
                 fstype: string("mountFilesystem.fstype", from.get_fstype()?)?,
                 source: string("mountFilesystem.source", from.get_source()?)?,
                 parameters: from.get_parameters()?.iter().map(fs_parameter).collect::<Result<_, _>>()?,
-                attrs: mount_attrs(from.get_attrs()?),
+                attrs: self.mount_attrs(from.get_attrs()?)?,
+                copy_up: from.get_copy_up(),
             },
             Which::MountTree(from) => Step::MountTree {
                 index: from.get_index(),
                 target: target(from.get_target()?)?,
                 tree: self.fd("mountTree.tree", from.get_tree())?,
-                attrs: mount_attrs(from.get_attrs()?),
+                attrs: self.mount_attrs(from.get_attrs()?)?,
             },
             Which::Remount(from) => Step::Remount {
                 index: from.get_index(),
                 target: target(from.get_target()?)?,
-                attrs: mount_attrs(from.get_attrs()?),
+                attrs: self.mount_attrs(from.get_attrs()?)?,
             },
             Which::Device(from) => Step::Device {
                 path: string("device.path", from.get_path()?)?,
@@ -141,19 +177,26 @@ impl Decoder {
                 to: string("symlink.to", from.get_to()?)?,
             },
             Which::PivotRoot(()) => Step::PivotRoot,
+            Which::MoveRoot(()) => Step::MoveRoot,
+            Which::RootPropagation(flags) => Step::RootPropagation(flags),
             Which::ReadonlyRoot(()) => Step::ReadonlyRoot,
             Which::ReadonlyPath(path) => Step::ReadonlyPath(string("readonlyPath", path?)?),
             Which::MaskPath(path) => Step::MaskPath(string("maskPath", path?)?),
             Which::Umask(mask) => Step::Umask(mask),
             Which::OomScoreAdj(value) => Step::OomScoreAdj(value),
-            Which::Rlimit(from) => {
-                Step::Rlimit { resource: from.get_resource(), soft: from.get_soft(), hard: from.get_hard() }
-            }
+            Which::Rlimit(from) => Step::Rlimit(rlimit(from?)),
             Which::Stdio(from) => Step::Stdio {
                 stdin: self.fd("stdio.stdin", from.get_stdin())?,
                 stdout: self.fd("stdio.stdout", from.get_stdout())?,
                 stderr: self.fd("stdio.stderr", from.get_stderr())?,
                 uid: from.get_uid(),
+            },
+            Which::Terminal(from) => Step::Terminal {
+                socket: self.fd("terminal.socket", from.get_socket())?,
+                rows: from.get_rows(),
+                columns: from.get_columns(),
+                uid: from.get_uid(),
+                console: from.get_console(),
             },
             Which::WorkingDirectory(path) => Step::WorkingDirectory(string("workingDirectory", path?)?),
             Which::BoundingSet(mask) => Step::BoundingSet(mask),
@@ -170,7 +213,11 @@ impl Decoder {
                     return Err(WireError::TrailingBytes(rest.len()));
                 }
                 let program = whole.iter().map(|bytes| Instruction::from_bytes(*bytes)).collect();
-                Step::Seccomp { program, flags: from.get_flags() }
+                let socket = self.optional_fd("seccomp.listener", from.get_listener()?)?;
+                let listener = socket.map(|socket| {
+                    Ok::<_, WireError>(SeccompListener { socket, state: state_text(from.get_state()?)? })
+                });
+                Step::Seccomp { program, flags: from.get_flags(), listener: listener.transpose()? }
             }
             Which::NoNewPrivileges(()) => Step::NoNewPrivileges,
             Which::DieWithParent(signal) => Step::DieWithParent(signal),
@@ -190,6 +237,24 @@ impl Decoder {
         }
     }
 
+    fn namespace(self, from: wire::namespace::Reader<'_>) -> Result<Namespace, WireError> {
+        let kind = namespace_kind(from.get_kind().map_err(unknown("namespace kind"))?);
+        Ok(Namespace { kind, fd: self.fd("born.fd", from.get_fd())? })
+    }
+
+    fn mount_attrs(self, from: wire::mount_attrs::Reader<'_>) -> Result<MountAttrs, WireError> {
+        Ok(MountAttrs {
+            set: from.get_set(),
+            clear: from.get_clear(),
+            recursive_set: from.get_recursive_set(),
+            recursive_clear: from.get_recursive_clear(),
+            propagation: from.get_propagation(),
+            propagation_recursive: from.get_propagation_recursive(),
+            id_map: self.optional_fd("attrs.idMap", from.get_id_map()?)?,
+            id_map_recursive: from.get_id_map_recursive(),
+        })
+    }
+
     fn optional_fd(
         self,
         field: &'static str,
@@ -201,6 +266,44 @@ impl Decoder {
             Which::Fd(index) => self.fd(field, index).map(Some),
         }
     }
+}
+
+fn oom_score_adj(from: wire::plan::oom_score_adj::Reader<'_>) -> Result<Option<i32>, WireError> {
+    use wire::plan::oom_score_adj::Which;
+    match from.which().map_err(unknown("kind of oom score"))? {
+        Which::Keep(()) => Ok(None),
+        Which::Set(value) => Ok(Some(value)),
+    }
+}
+
+fn rlimit(from: wire::rlimit::Reader<'_>) -> Rlimit {
+    Rlimit { resource: from.get_resource(), soft: from.get_soft(), hard: from.get_hard() }
+}
+
+fn net_device(from: wire::net_device::Reader<'_>) -> Result<NetDevice, WireError> {
+    Ok(NetDevice {
+        name: string("netDevice.name", from.get_name()?)?,
+        new_name: string("netDevice.newName", from.get_new_name()?)?,
+    })
+}
+
+fn hook(from: wire::step::hook::Reader<'_>) -> Result<Hook, WireError> {
+    Ok(Hook {
+        kind: match from.get_kind().map_err(unknown("hook kind"))? {
+            wire::HookKind::CreateContainer => HookKind::CreateContainer,
+            wire::HookKind::StartContainer => HookKind::StartContainer,
+        },
+        index: from.get_index(),
+        path: string("hook.path", from.get_path()?)?,
+        argv: strings("hook.argv", from.get_argv()?)?,
+        env: strings("hook.env", from.get_env()?)?,
+        timeout: from.get_timeout(),
+        state: state_text(from.get_state()?)?,
+    })
+}
+
+fn state_text(from: wire::state_text::Reader<'_>) -> Result<StateText, WireError> {
+    Ok(StateText { before: from.get_before()?.to_vec(), after: from.get_after()?.to_vec() })
 }
 
 fn exec(from: wire::step::exec::Reader<'_>) -> Result<Step, WireError> {
@@ -233,17 +336,6 @@ fn target(from: wire::target::Reader<'_>) -> Result<Target, WireError> {
     })
 }
 
-fn mount_attrs(from: wire::mount_attrs::Reader<'_>) -> MountAttrs {
-    MountAttrs {
-        set: from.get_set(),
-        clear: from.get_clear(),
-        recursive_set: from.get_recursive_set(),
-        recursive_clear: from.get_recursive_clear(),
-        propagation: from.get_propagation(),
-        propagation_recursive: from.get_propagation_recursive(),
-    }
-}
-
 fn fs_parameter(from: wire::fs_parameter::Reader<'_>) -> Result<FsParameter, WireError> {
     use wire::fs_parameter::Which;
     Ok(FsParameter {
@@ -261,6 +353,9 @@ fn namespace_kind(from: wire::NamespaceKind) -> NamespaceKind {
         wire::NamespaceKind::Ipc => NamespaceKind::Ipc,
         wire::NamespaceKind::Uts => NamespaceKind::Uts,
         wire::NamespaceKind::Cgroup => NamespaceKind::Cgroup,
+        wire::NamespaceKind::Pid => NamespaceKind::Pid,
+        wire::NamespaceKind::Mount => NamespaceKind::Mount,
+        wire::NamespaceKind::Time => NamespaceKind::Time,
     }
 }
 

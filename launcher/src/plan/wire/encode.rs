@@ -3,12 +3,13 @@
 use std::ffi::{CStr, CString};
 
 use brood_schema::plan_capnp::{self as wire, PLAN_VERSION};
-use capnp::data_list;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::serialize::write_message_to_words;
+use capnp::{data_list, primitive_list};
 
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, IdMaps, MountAttrs, NamespaceKind, Plan, Step, Target, TargetKind,
+    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind, NetDevice,
+    Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
 };
 
 /// Room for a common plan with a long environment, so that the message is one segment: quicker to write and to read.
@@ -20,7 +21,19 @@ const FIRST_SEGMENT_WORDS: u32 = 2048;
 /// When a list or string has 2^29 elements or more: 64 times what [`decode`](super::decode()) would read.
 #[must_use]
 pub fn encode(plan: &Plan) -> Vec<u8> {
-    let Plan { clone_flags, id_maps, pid_namespace, cgroup, status, steps } = plan;
+    let Plan {
+        clone_flags,
+        id_maps,
+        user_namespace,
+        born,
+        oom_score_adj,
+        rlimits,
+        net_devices,
+        preserve,
+        cgroup,
+        status,
+        steps,
+    } = plan;
     let mut message = Builder::new(HeapAllocator::new().first_segment_words(FIRST_SEGMENT_WORDS));
     let mut root: wire::plan::Builder<'_> = message.init_root();
     root.set_version(PLAN_VERSION);
@@ -30,7 +43,29 @@ pub fn encode(plan: &Plan) -> Vec<u8> {
         to.set_uid_map(uid_map);
         to.set_gid_map(gid_map);
     }
-    optional_fd(root.reborrow().init_pid_namespace(), *pid_namespace);
+    optional_fd(root.reborrow().init_user_namespace(), *user_namespace);
+    let mut list = root.reborrow().init_born(length(born));
+    for (position, from) in (0..).zip(born) {
+        namespace(list.reborrow().get(position), *from);
+    }
+    match oom_score_adj {
+        None => root.reborrow().init_oom_score_adj().set_keep(()),
+        Some(value) => root.reborrow().init_oom_score_adj().set_set(*value),
+    }
+    let mut list = root.reborrow().init_rlimits(length(rlimits));
+    for (position, from) in (0..).zip(rlimits) {
+        rlimit(list.reborrow().get(position), *from);
+    }
+    let mut list = root.reborrow().init_net_devices(length(net_devices));
+    for (position, NetDevice { name, new_name }) in (0..).zip(net_devices) {
+        let mut to = list.reborrow().get(position);
+        to.set_name(name.as_bytes());
+        to.set_new_name(new_name.as_bytes());
+    }
+    let mut list = root.reborrow().init_preserve(length(preserve));
+    for (position, fd) in (0..).zip(preserve) {
+        list.set(position, fd.0);
+    }
     optional_fd(root.reborrow().init_cgroup(), *cgroup);
     optional_fd(root.reborrow().init_status(), *status);
     let mut list = root.init_steps(length(steps));
@@ -42,8 +77,9 @@ pub fn encode(plan: &Plan) -> Vec<u8> {
 
 fn step(mut to: wire::step::Builder<'_>, from: &Step) {
     match from {
+        Step::AwaitParent => to.set_await_parent(()),
         Step::EnterUserNamespace => to.set_enter_user_namespace(()),
-        Step::JoinNamespace { kind, fd } => {
+        Step::JoinNamespace(Namespace { kind, fd }) => {
             let mut to = to.init_join_namespace();
             to.set_kind(namespace_kind(*kind));
             to.set_fd(fd.0);
@@ -60,14 +96,49 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
         Step::Hostname(name) => to.set_hostname(name.as_bytes()),
         Step::Domainname(name) => to.set_domainname(name.as_bytes()),
         Step::PrivateMounts => to.set_private_mounts(()),
+        Step::RuntimeHooks => to.set_runtime_hooks(()),
+        Step::Hook(from) => hook(to.init_hook(), from),
+        Step::SessionKeyring(name) => to.set_session_keyring(name.as_bytes()),
+        Step::Sysctl { path, value } => {
+            let mut to = to.init_sysctl();
+            to.set_path(path.as_bytes());
+            to.set_value(value);
+        }
+        Step::Scheduler(Scheduler { policy, flags, nice, priority, runtime, deadline, period }) => {
+            let mut to = to.init_scheduler();
+            to.set_policy(*policy);
+            to.set_flags(*flags);
+            to.set_nice(*nice);
+            to.set_priority(*priority);
+            to.set_runtime(*runtime);
+            to.set_deadline(*deadline);
+            to.set_period(*period);
+        }
+        Step::IoPriority(value) => to.set_io_priority(*value),
+        Step::CpuAffinity(mask) => words(to.init_cpu_affinity(length(mask)), mask),
+        Step::Personality(value) => to.set_personality(*value),
+        Step::MemoryPolicy { mode, nodes } => {
+            let mut to = to.init_memory_policy();
+            to.set_mode(*mode);
+            words(to.init_nodes(length(nodes)), nodes);
+        }
+        Step::Label { module, text } => {
+            let mut to = to.init_label();
+            to.set_module(match module {
+                SecurityModule::AppArmor => wire::SecurityModule::AppArmor,
+                SecurityModule::Selinux => wire::SecurityModule::Selinux,
+            });
+            to.set_text(text.as_bytes());
+        }
         Step::AttachRoot { tree } => to.set_attach_root(tree.0),
         Step::OverlayRoot { lower, upper_size } => {
             let mut to = to.init_overlay_root();
             to.set_lower(lower.0);
             to.set_upper_size(upper_size.as_bytes());
         }
-        Step::MountFilesystem { index, target: at, fstype, source, parameters, attrs } => {
+        Step::MountFilesystem { index, target: at, fstype, source, parameters, attrs, copy_up } => {
             let mut to = to.init_mount_filesystem();
+            to.set_copy_up(*copy_up);
             to.set_index(*index);
             target(to.reborrow().init_target(), at);
             to.set_fstype(fstype.as_bytes());
@@ -106,23 +177,28 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             to.set_to(content.as_bytes());
         }
         Step::PivotRoot => to.set_pivot_root(()),
+        Step::MoveRoot => to.set_move_root(()),
+        Step::RootPropagation(flags) => to.set_root_propagation(*flags),
         Step::ReadonlyRoot => to.set_readonly_root(()),
         Step::ReadonlyPath(path) => to.set_readonly_path(path.as_bytes()),
         Step::MaskPath(path) => to.set_mask_path(path.as_bytes()),
         Step::Umask(mask) => to.set_umask(*mask),
         Step::OomScoreAdj(value) => to.set_oom_score_adj(*value),
-        Step::Rlimit { resource, soft, hard } => {
-            let mut to = to.init_rlimit();
-            to.set_resource(*resource);
-            to.set_soft(*soft);
-            to.set_hard(*hard);
-        }
+        Step::Rlimit(from) => rlimit(to.init_rlimit(), *from),
         Step::Stdio { stdin, stdout, stderr, uid } => {
             let mut to = to.init_stdio();
             to.set_stdin(stdin.0);
             to.set_stdout(stdout.0);
             to.set_stderr(stderr.0);
             to.set_uid(*uid);
+        }
+        Step::Terminal { socket, rows, columns, uid, console } => {
+            let mut to = to.init_terminal();
+            to.set_socket(socket.0);
+            to.set_rows(*rows);
+            to.set_columns(*columns);
+            to.set_uid(*uid);
+            to.set_console(*console);
         }
         Step::WorkingDirectory(path) => to.set_working_directory(path.as_bytes()),
         Step::BoundingSet(mask) => to.set_bounding_set(*mask),
@@ -143,10 +219,14 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             to.set_inheritable(*inheritable);
             to.set_ambient(*ambient);
         }
-        Step::Seccomp { program, flags } => {
+        Step::Seccomp { program, flags, listener } => {
             let mut to = to.init_seccomp();
             to.set_program(&program.iter().flat_map(|instruction| instruction.to_bytes()).collect::<Vec<u8>>());
             to.set_flags(*flags);
+            optional_fd(to.reborrow().init_listener(), listener.as_ref().map(|listener| listener.socket));
+            if let Some(SeccompListener { state, .. }) = listener {
+                state_text(to.init_state(), state);
+            }
         }
         Step::NoNewPrivileges => to.set_no_new_privileges(()),
         Step::DieWithParent(signal) => to.set_die_with_parent(*signal),
@@ -160,6 +240,42 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
     }
 }
 
+fn namespace(mut to: wire::namespace::Builder<'_>, Namespace { kind, fd }: Namespace) {
+    to.set_kind(namespace_kind(kind));
+    to.set_fd(fd.0);
+}
+
+fn rlimit(mut to: wire::rlimit::Builder<'_>, Rlimit { resource, soft, hard }: Rlimit) {
+    to.set_resource(resource);
+    to.set_soft(soft);
+    to.set_hard(hard);
+}
+
+fn hook(mut to: wire::step::hook::Builder<'_>, from: &Hook) {
+    let Hook { kind, index, path, argv, env, timeout, state } = from;
+    to.set_kind(match kind {
+        HookKind::CreateContainer => wire::HookKind::CreateContainer,
+        HookKind::StartContainer => wire::HookKind::StartContainer,
+    });
+    to.set_index(*index);
+    to.set_path(path.as_bytes());
+    strings(to.reborrow().init_argv(length(argv)), argv);
+    strings(to.reborrow().init_env(length(env)), env);
+    to.set_timeout(*timeout);
+    state_text(to.init_state(), state);
+}
+
+fn state_text(mut to: wire::state_text::Builder<'_>, StateText { before, after }: &StateText) {
+    to.set_before(before);
+    to.set_after(after);
+}
+
+fn words(mut to: primitive_list::Builder<'_, u64>, from: &[u64]) {
+    for (position, word) in (0..).zip(from) {
+        to.set(position, *word);
+    }
+}
+
 fn target(mut to: wire::target::Builder<'_>, Target { path, kind, no_symlinks }: &Target) {
     to.set_path(path.as_bytes());
     to.set_kind(match kind {
@@ -170,13 +286,24 @@ fn target(mut to: wire::target::Builder<'_>, Target { path, kind, no_symlinks }:
 }
 
 fn mount_attrs(mut to: wire::mount_attrs::Builder<'_>, from: &MountAttrs) {
-    let MountAttrs { set, clear, recursive_set, recursive_clear, propagation, propagation_recursive } = from;
+    let MountAttrs {
+        set,
+        clear,
+        recursive_set,
+        recursive_clear,
+        propagation,
+        propagation_recursive,
+        id_map,
+        id_map_recursive,
+    } = from;
     to.set_set(*set);
     to.set_clear(*clear);
     to.set_recursive_set(*recursive_set);
     to.set_recursive_clear(*recursive_clear);
     to.set_propagation(*propagation);
     to.set_propagation_recursive(*propagation_recursive);
+    optional_fd(to.reborrow().init_id_map(), *id_map);
+    to.set_id_map_recursive(*id_map_recursive);
 }
 
 fn fs_parameter(mut to: wire::fs_parameter::Builder<'_>, FsParameter { key, value }: &FsParameter) {
@@ -193,6 +320,9 @@ fn namespace_kind(kind: NamespaceKind) -> wire::NamespaceKind {
         NamespaceKind::Ipc => wire::NamespaceKind::Ipc,
         NamespaceKind::Uts => wire::NamespaceKind::Uts,
         NamespaceKind::Cgroup => wire::NamespaceKind::Cgroup,
+        NamespaceKind::Pid => wire::NamespaceKind::Pid,
+        NamespaceKind::Mount => wire::NamespaceKind::Mount,
+        NamespaceKind::Time => wire::NamespaceKind::Time,
     }
 }
 

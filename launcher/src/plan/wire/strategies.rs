@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::strategy::Union;
 
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, IdMaps, MountAttrs, NamespaceKind, Plan, Step, Target, TargetKind,
+    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind, NetDevice,
+    Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
 };
 use crate::seccomp::Instruction;
 
@@ -23,14 +24,31 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
         steps.push(exec);
         steps
     });
-    (any::<u64>(), id_maps, optional_fd(), optional_fd(), optional_fd(), steps).prop_map(
-        |(clone_flags, id_maps, pid_namespace, cgroup, status, steps)| Plan {
-            clone_flags,
-            id_maps,
-            pid_namespace,
-            cgroup,
-            status,
-            steps,
+    let net_device = (string(), string()).prop_map(|(name, new_name)| NetDevice { name, new_name });
+    let parent = (
+        id_maps,
+        vec(namespace(), 0..3),
+        option::of(any::<i32>()),
+        vec(rlimit(), 0..3),
+        vec(net_device, 0..3),
+        vec(fd(), 0..3),
+    );
+    (any::<u64>(), parent, optional_fd(), optional_fd(), optional_fd(), steps).prop_map(
+        |(clone_flags, parent, user_namespace, cgroup, status, steps)| {
+            let (id_maps, born, oom_score_adj, rlimits, net_devices, preserve) = parent;
+            Plan {
+                clone_flags,
+                id_maps,
+                user_namespace,
+                born,
+                oom_score_adj,
+                rlimits,
+                net_devices,
+                preserve,
+                cgroup,
+                status,
+                steps,
+            }
         },
     )
 }
@@ -38,8 +56,9 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
 /// One strategy for each variant but `Exec`.
 pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
     vec![
+        Just(Step::AwaitParent).boxed(),
         Just(Step::EnterUserNamespace).boxed(),
-        (namespace_kind(), fd()).prop_map(|(kind, fd)| Step::JoinNamespace { kind, fd }).boxed(),
+        namespace().prop_map(Step::JoinNamespace).boxed(),
         (fd(), any::<u32>()).prop_map(|(pidfd, namespaces)| Step::JoinContainer { pidfd, namespaces }).boxed(),
         Just(Step::NewSession).boxed(),
         Just(Step::NewCgroupNamespace).boxed(),
@@ -48,6 +67,18 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         string().prop_map(Step::Hostname).boxed(),
         string().prop_map(Step::Domainname).boxed(),
         Just(Step::PrivateMounts).boxed(),
+        Just(Step::RuntimeHooks).boxed(),
+        hook().prop_map(Step::Hook).boxed(),
+        string().prop_map(Step::SessionKeyring).boxed(),
+        (string(), bytes()).prop_map(|(path, value)| Step::Sysctl { path, value }).boxed(),
+        scheduler().prop_map(Step::Scheduler).boxed(),
+        any::<u32>().prop_map(Step::IoPriority).boxed(),
+        vec(any::<u64>(), 0..4).prop_map(Step::CpuAffinity).boxed(),
+        any::<u32>().prop_map(Step::Personality).boxed(),
+        (any::<u32>(), vec(any::<u64>(), 0..4)).prop_map(|(mode, nodes)| Step::MemoryPolicy { mode, nodes }).boxed(),
+        (prop_oneof![Just(SecurityModule::AppArmor), Just(SecurityModule::Selinux)], string())
+            .prop_map(|(module, text)| Step::Label { module, text })
+            .boxed(),
         fd().prop_map(|tree| Step::AttachRoot { tree }).boxed(),
         (fd(), string()).prop_map(|(lower, upper_size)| Step::OverlayRoot { lower, upper_size }).boxed(),
         mount_filesystem().boxed(),
@@ -62,13 +93,16 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
             .boxed(),
         (string(), string()).prop_map(|(path, to)| Step::Symlink { path, to }).boxed(),
         Just(Step::PivotRoot).boxed(),
+        Just(Step::MoveRoot).boxed(),
+        any::<u64>().prop_map(Step::RootPropagation).boxed(),
         Just(Step::ReadonlyRoot).boxed(),
         string().prop_map(Step::ReadonlyPath).boxed(),
         string().prop_map(Step::MaskPath).boxed(),
         any::<u32>().prop_map(Step::Umask).boxed(),
         any::<i32>().prop_map(Step::OomScoreAdj).boxed(),
-        (any::<u32>(), any::<u64>(), any::<u64>())
-            .prop_map(|(resource, soft, hard)| Step::Rlimit { resource, soft, hard })
+        rlimit().prop_map(Step::Rlimit).boxed(),
+        (fd(), any::<[u16; 2]>(), any::<u32>(), any::<bool>())
+            .prop_map(|(socket, [rows, columns], uid, console)| Step::Terminal { socket, rows, columns, uid, console })
             .boxed(),
         (fd(), fd(), fd(), any::<u32>())
             .prop_map(|(stdin, stdout, stderr, uid)| Step::Stdio { stdin, stdout, stderr, uid })
@@ -84,10 +118,11 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
             })
             .boxed(),
         Just(Step::NoNewPrivileges).boxed(),
-        (proptest::collection::vec(any::<[u8; Instruction::SIZE]>(), 0..40), any::<u32>())
-            .prop_map(|(program, flags)| Step::Seccomp {
+        (vec(any::<[u8; Instruction::SIZE]>(), 0..40), any::<u32>(), option::of((fd(), state_text())))
+            .prop_map(|(program, flags, listener)| Step::Seccomp {
                 program: program.into_iter().map(Instruction::from_bytes).collect(),
                 flags,
+                listener: listener.map(|(socket, state)| SeccompListener { socket, state }),
             })
             .boxed(),
         any::<u32>().prop_map(Step::DieWithParent).boxed(),
@@ -103,14 +138,15 @@ pub(crate) fn exec() -> impl Strategy<Value = Step> {
 
 fn mount_filesystem() -> impl Strategy<Value = Step> {
     let parameter = (string(), option::of(string())).prop_map(|(key, value)| FsParameter { key, value });
-    (any::<u16>(), target(), string(), string(), vec(parameter, 0..4), mount_attrs()).prop_map(
-        |(index, target, fstype, source, parameters, attrs)| Step::MountFilesystem {
+    (any::<u16>(), target(), string(), string(), vec(parameter, 0..4), mount_attrs(), any::<bool>()).prop_map(
+        |(index, target, fstype, source, parameters, attrs, copy_up)| Step::MountFilesystem {
             index,
             target,
             fstype,
             source,
             parameters,
             attrs,
+            copy_up,
         },
     )
 }
@@ -121,14 +157,52 @@ fn target() -> impl Strategy<Value = Target> {
 }
 
 fn mount_attrs() -> impl Strategy<Value = MountAttrs> {
-    (any::<[u64; 5]>(), any::<bool>()).prop_map(
-        |([set, clear, recursive_set, recursive_clear, propagation], propagation_recursive)| MountAttrs {
+    (any::<[u64; 5]>(), any::<[bool; 2]>(), option::of(fd())).prop_map(|(numbers, flags, id_map)| {
+        let [set, clear, recursive_set, recursive_clear, propagation] = numbers;
+        let [propagation_recursive, id_map_recursive] = flags;
+        MountAttrs {
             set,
             clear,
             recursive_set,
             recursive_clear,
             propagation,
             propagation_recursive,
+            id_map,
+            id_map_recursive,
+        }
+    })
+}
+
+fn namespace() -> impl Strategy<Value = Namespace> {
+    (namespace_kind(), fd()).prop_map(|(kind, fd)| Namespace { kind, fd })
+}
+
+fn rlimit() -> impl Strategy<Value = Rlimit> {
+    (any::<u32>(), any::<[u64; 2]>()).prop_map(|(resource, [soft, hard])| Rlimit { resource, soft, hard })
+}
+
+fn state_text() -> impl Strategy<Value = StateText> {
+    (bytes(), bytes()).prop_map(|(before, after)| StateText { before, after })
+}
+
+fn hook() -> impl Strategy<Value = Hook> {
+    let kind = prop_oneof![Just(HookKind::CreateContainer), Just(HookKind::StartContainer)];
+    let strings = || vec(string(), 0..4);
+    (kind, any::<u16>(), string(), strings(), strings(), any::<u32>(), state_text()).prop_map(
+        |(kind, index, path, argv, env, timeout, state)| Hook { kind, index, path, argv, env, timeout, state },
+    )
+}
+
+fn scheduler() -> impl Strategy<Value = Scheduler> {
+    (any::<[u32; 2]>(), any::<i32>(), any::<[u64; 4]>()).prop_map(
+        |([policy, priority], nice, [flags, runtime, deadline, period])| Scheduler {
+            policy,
+            flags,
+            nice,
+            priority,
+            runtime,
+            deadline,
+            period,
         },
     )
 }
@@ -139,6 +213,9 @@ fn namespace_kind() -> impl Strategy<Value = NamespaceKind> {
         Just(NamespaceKind::Ipc),
         Just(NamespaceKind::Uts),
         Just(NamespaceKind::Cgroup),
+        Just(NamespaceKind::Pid),
+        Just(NamespaceKind::Mount),
+        Just(NamespaceKind::Time),
     ]
 }
 

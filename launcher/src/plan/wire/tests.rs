@@ -79,9 +79,10 @@ macro_rules! variants {
 }
 
 variants! {
-    EnterUserNamespace JoinNamespace JoinContainer NewSession NewCgroupNamespace NewTimeNamespace LoopbackUp Hostname Domainname
-    PrivateMounts AttachRoot OverlayRoot MountFilesystem MountTree Remount Device Symlink PivotRoot ReadonlyRoot
-    ReadonlyPath MaskPath Umask OomScoreAdj Rlimit Stdio WorkingDirectory BoundingSet Identity Capabilities
+    AwaitParent EnterUserNamespace JoinNamespace JoinContainer NewSession NewCgroupNamespace NewTimeNamespace LoopbackUp
+    Hostname Domainname PrivateMounts RuntimeHooks Hook SessionKeyring Sysctl Scheduler IoPriority CpuAffinity Personality
+    MemoryPolicy Label AttachRoot OverlayRoot MountFilesystem MountTree Remount Device Symlink PivotRoot MoveRoot
+    RootPropagation ReadonlyRoot ReadonlyPath MaskPath Umask OomScoreAdj Rlimit Terminal Stdio WorkingDirectory BoundingSet Identity Capabilities
     NoNewPrivileges Seccomp DieWithParent FindExecutable Park Exec
 }
 

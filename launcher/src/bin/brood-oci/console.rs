@@ -1,0 +1,167 @@
+//! Terminals and sockets that callers name: the console socket, the pidfd socket, and a terminal of our own caller's.
+
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use brood_launcher::zygote::frame;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use rustix::termios::{OptionalActions, Termios};
+
+use crate::signals::Source;
+
+/// Connects to a socket that waits for a descriptor.
+pub fn connect(option: &str, path: &Path) -> anyhow::Result<OwnedFd> {
+    let socket = UnixStream::connect(path).with_context(|| format!("{option} {}", path.display()))?;
+    Ok(socket.into())
+}
+
+/// Sends a descriptor, with its name as the message that it needs.
+pub fn send(socket: BorrowedFd<'_>, name: &str, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(socket, &[IoSlice::new(name.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Who gets the master of a container's terminal.
+pub enum Console {
+    /// There is no terminal, or the caller's socket gets it.
+    None,
+    /// We: our end of the pair whose other end the child gets.
+    Ours(OwnedFd),
+}
+
+impl Console {
+    /// The child's socket, if a terminal was asked for. As runc: whoever detaches must have named a socket, and a socket
+    /// without a use is a mistake.
+    pub fn open(terminal: bool, detached: bool, socket: Option<&Path>) -> anyhow::Result<(Console, Option<OwnedFd>)> {
+        match (terminal, detached, socket) {
+            (true, true, None) => bail!("cannot allocate tty if brood-oci will detach without setting console socket"),
+            (false, _, Some(_)) | (_, false, Some(_)) => {
+                bail!("cannot use console socket if brood-oci will not detach or allocate tty")
+            }
+            (true, true, Some(path)) => Ok((Console::None, Some(connect("--console-socket", path)?))),
+            (true, false, None) => {
+                let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+                let (ours, childs) = pair.context("socketpair")?;
+                Ok((Console::Ours(ours), Some(childs)))
+            }
+            (false, _, None) => Ok((Console::None, None)),
+        }
+    }
+
+    /// The caller's side of a terminal, once the child has sent its master.
+    pub fn relay(self) -> anyhow::Result<Option<Relay>> {
+        match self {
+            Console::Ours(socket) => {
+                let mut fds = Vec::new();
+                frame::receive_message(socket.as_fd(), &mut [0; 64], &mut fds).context("receive the terminal")?;
+                fds.pop().context("the terminal did not come").and_then(Relay::new).map(Some)
+            }
+            Console::None => Ok(None),
+        }
+    }
+}
+
+/// Carries bytes between our caller's terminal and the container's.
+pub struct Relay {
+    master: OwnedFd,
+    /// How our own terminal was, if we have one.
+    before: Option<Termios>,
+    input_ended: bool,
+    output_ended: bool,
+}
+
+impl Relay {
+    fn new(master: OwnedFd) -> anyhow::Result<Relay> {
+        let stdin = rustix::stdio::stdin();
+        let before = rustix::termios::tcgetattr(stdin).ok();
+        if let Some(before) = &before {
+            let mut raw = before.clone();
+            raw.make_raw();
+            rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).context("terminal into raw mode")?;
+        }
+        let relay = Relay { master, before, input_ended: false, output_ended: false };
+        relay.resize();
+        Ok(relay)
+    }
+
+    /// What is to be waited for: our input and the container's output, unless they have ended.
+    pub fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
+        let input = (!self.input_ended).then(|| (Source::Input, rustix::stdio::stdin()));
+        let output = (!self.output_ended).then(|| (Source::Output, self.master.as_fd()));
+        input.into_iter().chain(output)
+    }
+
+    /// Carries what is ready.
+    pub fn carry(&mut self, ready: &[Source]) -> anyhow::Result<()> {
+        if ready.contains(&Source::Output) {
+            self.carry_output()?;
+        }
+        if ready.contains(&Source::Input) {
+            self.carry_input()?;
+        }
+        Ok(())
+    }
+
+    /// The container's terminal gets the size of ours.
+    pub fn resize(&self) {
+        if let Ok(size) = rustix::termios::tcgetwinsize(rustix::stdio::stdin()) {
+            let _ = rustix::termios::tcsetwinsize(&self.master, size);
+        }
+    }
+
+    fn carry_input(&mut self) -> anyhow::Result<()> {
+        let mut buffer = [0; 4096];
+        match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
+            Ok(0) | Err(Errno::IO) => {
+                self.input_ended = true;
+                // Ctrl-D, which is how a terminal says that its input has ended.
+                let _ = rustix::io::write(&self.master, &[4]);
+            }
+            Ok(length) => {
+                let mut rest = buffer.get(..length).unwrap_or_default();
+                while !rest.is_empty() {
+                    match rustix::io::write(&self.master, rest) {
+                        Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                        Err(Errno::IO) => break,
+                        Err(errno) => return Err(errno).context("write to the terminal"),
+                    }
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("read standard input"),
+        }
+        Ok(())
+    }
+
+    fn carry_output(&mut self) -> anyhow::Result<()> {
+        let mut buffer = [0; 4096];
+        match rustix::io::read(&self.master, &mut buffer) {
+            // EIO: the last user of the terminal has closed it.
+            Ok(0) | Err(Errno::IO) => self.output_ended = true,
+            Ok(length) => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(buffer.get(..length).unwrap_or_default()).context("write standard output")?;
+                stdout.flush().context("write standard output")?;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("read from the terminal"),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Hooks: those that the runtime runs are waited for here, those of the container's namespaces are run here.
+
+#![expect(unsafe_code, reason = "clone3: the hook's process continues on a copy of this stack")]
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{MemfdFlags, SeekFrom};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use super::namespace::await_byte;
+use super::{Child, Done, During, FIRST_OTHER_FD, Failure, ProgramArrays};
+use crate::plan::{Hook, StateText};
+use crate::report::{Op, Report};
+use crate::sys::{self, CloneArgs, Cloned, Decimal};
+
+impl Child<'_> {
+    pub(super) fn runtime_hooks(&self) -> Done {
+        self.report(Report::RuntimeHooks);
+        let status = self.report_to.ok_or(Failure { op: Op::AwaitHooks, errno: Errno::NOTCONN })?;
+        await_byte(status, Op::AwaitHooks)
+    }
+
+    /// Runs one hook to its end. Its standard input is a file in memory: however large the state is and whether or not the
+    /// hook reads it, nobody waits for anybody.
+    pub(super) fn hook(&mut self, hook: &Hook) -> Done {
+        let arrays = self.birth.programs.get(self.programs_run);
+        let arrays = arrays.ok_or(Failure { op: Op::Call, errno: Errno::INVAL })?;
+        self.programs_run += 1;
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let input = state_file(&hook.state, pid).during(Op::HookInput)?;
+        let args = CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None };
+        // SAFETY: a child of a clone has one thread.
+        match unsafe { sys::clone3(args) }.during(Op::Call)? {
+            Cloned::Child => become_hook(hook, arrays, input.as_fd()),
+            Cloned::Parent { pidfd, .. } => await_hook(&pidfd, hook.timeout),
+        }
+    }
+}
+
+fn state_file(state: &StateText, pid: i32) -> Result<OwnedFd, Errno> {
+    let file = rustix::fs::memfd_create(c"brood-state", MemfdFlags::CLOEXEC)?;
+    for part in [&state.before, Decimal::of(i64::from(pid)).as_bytes(), &state.after] {
+        let mut rest: &[u8] = part;
+        while !rest.is_empty() {
+            let written = rustix::io::write(&file, rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+    }
+    rustix::fs::seek(&file, SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+/// The child of the child. Whatever fails here is told by the exit status alone, as a shell does: 127.
+fn become_hook(hook: &Hook, arrays: &ProgramArrays<'_>, input: BorrowedFd<'_>) -> ! {
+    let ready = sys::dup_to(input, 0).and_then(|()| sys::close_range_cloexec(FIRST_OTHER_FD));
+    if ready.is_ok() {
+        let _ = sys::execve(&hook.path, &arrays.argv, &arrays.env);
+    }
+    sys::exit_now(127)
+}
+
+fn await_hook(pidfd: &OwnedFd, timeout: u32) -> Done {
+    let limit = Timespec { tv_sec: i64::from(timeout), tv_nsec: 0 };
+    let limit = (timeout > 0).then_some(&limit);
+    let ended = loop {
+        match rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], limit) {
+            Err(Errno::INTR) => {}
+            result => break result.during(Op::Call)? > 0,
+        }
+    };
+    if !ended {
+        rustix::process::pidfd_send_signal(pidfd, Signal::KILL).during(Op::Call)?;
+    }
+    let status = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).during(Op::Call)?;
+    let number = |number: Option<i32>| Errno::from_raw_os_error(number.unwrap_or(0));
+    match status {
+        _ if !ended => Err(Failure { op: Op::HookTimeout, errno: Errno::TIMEDOUT }),
+        Some(status) if status.exit_status() == Some(0) => Ok(()),
+        Some(status) if status.exit_status().is_some() => {
+            Err(Failure { op: Op::HookExit, errno: number(status.exit_status()) })
+        }
+        status => {
+            Err(Failure { op: Op::HookSignal, errno: number(status.and_then(|status| status.terminating_signal())) })
+        }
+    }
+}

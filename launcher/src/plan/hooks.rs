@@ -1,0 +1,90 @@
+//! Hooks of the container's namespaces, and the state that every hook reads.
+
+use oci_spec::runtime::{Hook as SpecHook, Spec};
+use serde::Serialize;
+
+use super::build::{PlanError, c_string};
+use super::{Hook, HookKind, StateText, Step};
+use crate::state::{ContainerState, Status};
+
+impl StateText {
+    /// The state of a container (runtime-spec, runtime, "State").
+    #[must_use]
+    pub fn of(container: &ContainerState, status: Status) -> StateText {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Before<'a> {
+            oci_version: &'a str,
+            id: &'a str,
+            status: Status,
+        }
+        #[derive(Serialize)]
+        struct After<'a> {
+            bundle: &'a std::path::Path,
+            annotations: &'a std::collections::BTreeMap<String, String>,
+        }
+        // Strings, an enum and a map of strings always have a JSON form; a bundle that is not UTF-8 has none.
+        let object = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_else(|_| b"{}".to_vec());
+        let ContainerState { oci_version, id, bundle, annotations, .. } = container;
+        let mut before = object(serde_json::to_vec(&Before { oci_version, id, status }));
+        before.pop();
+        before.extend_from_slice(b",\"pid\":");
+        let mut after = object(serde_json::to_vec(&After { bundle, annotations }));
+        after[0] = b',';
+        StateText { before, after }
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn with_pid(&self, pid: i32) -> Vec<u8> {
+        [&self.before, pid.to_string().as_bytes(), &self.after].concat()
+    }
+}
+
+/// Whether the runtime has hooks to run while the child waits.
+pub(super) fn runtime_hooks(spec: &Spec) -> bool {
+    let some = |list: &Option<Vec<SpecHook>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    spec.hooks().as_ref().is_some_and(|hooks| some(hooks.prestart()) || some(hooks.create_runtime()))
+}
+
+/// The hooks that the child runs itself.
+pub(super) fn child_hooks(spec: &Spec, kind: HookKind, container: &ContainerState) -> Result<Vec<Step>, PlanError> {
+    let Some(hooks) = spec.hooks() else { return Ok(Vec::new()) };
+    let (name, list, status) = match kind {
+        HookKind::CreateContainer => ("createContainer", hooks.create_container(), Status::Creating),
+        HookKind::StartContainer => ("startContainer", hooks.start_container(), Status::Created),
+    };
+    let step = |(position, hook): (usize, &SpecHook)| {
+        let field = format!("hooks.{name}[{position}]");
+        let strings = |list: &Option<Vec<String>>| {
+            list.iter().flatten().map(|text| c_string(&field, text.as_str())).collect::<Result<Vec<_>, _>>()
+        };
+        let path = c_string(&field, hook.path().to_string_lossy().as_ref())?;
+        let mut argv = strings(hook.args())?;
+        if argv.is_empty() {
+            argv.push(path.clone());
+        }
+        let index = u16::try_from(position).map_err(|_| PlanError::new(&field, "too many hooks"))?;
+        let timeout = u32::try_from(hook.timeout().unwrap_or(0)).unwrap_or(0);
+        let state = StateText::of(container, status);
+        Ok(Step::Hook(Hook { kind, index, path, argv, env: strings(hook.env())?, timeout, state }))
+    };
+    list.iter().flatten().enumerate().map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_json_with_the_pid_in_it() {
+        let annotations = [("a\"b".to_owned(), "\n".to_owned())].into();
+        let container = ContainerState { id: "x".into(), bundle: "/b".into(), annotations, ..Default::default() };
+        let text = StateText::of(&container, Status::Created).with_pid(7);
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let expected = serde_json::json!({
+            "ociVersion": "", "id": "x", "status": "created", "pid": 7, "bundle": "/b", "annotations": {"a\"b": "\n"},
+        });
+        assert_eq!(value, expected);
+    }
+}

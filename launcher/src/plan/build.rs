@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::process::ProcessOptions;
-use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, Step};
-use super::{attributes, hooks, mounts, process};
+use super::{HookKind, Launch, Namespace, NamespaceKind, Step};
+use super::{attributes, hooks, id_maps, mounts, process};
 use crate::report::errno_text;
 use crate::state::{ContainerState, Kept};
 
@@ -132,7 +132,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
-    mounts::list(spec, &options.bundle, own_cgroups, &mut launch, &mut steps)?;
+    mounts::list(spec, &options.bundle, own_cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
     if needs_answers(spec) {
@@ -236,7 +236,7 @@ fn enter_namespaces(
         }
     }
     if namespaces.is_new(LinuxNamespaceType::User) {
-        launch.plan.id_maps = Some(id_maps(spec));
+        launch.plan.id_maps = Some(id_maps::of_container(spec));
         // After the clocks, before everything that the container's root is to own.
         steps.push(Step::EnterUserNamespace);
     }
@@ -274,17 +274,4 @@ fn time_offsets(spec: &Spec) -> Vec<u8> {
         format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
     };
     offsets.into_iter().flatten().map(line).collect::<String>().into_bytes()
-}
-
-fn id_maps(spec: &Spec) -> IdMaps {
-    let linux = spec.linux().as_ref();
-    let text = |mappings: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| {
-        let line =
-            |m: &oci_spec::runtime::LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-        mappings.into_iter().flatten().map(line).collect::<String>().into_bytes()
-    };
-    IdMaps {
-        uid_map: text(linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        gid_map: text(linux.and_then(|linux| linux.gid_mappings().as_ref())),
-    }
 }

@@ -70,11 +70,15 @@ fn each_kind_runs_at_its_time_in_its_place_with_the_state() {
             if !binaries::oracle() {
                 assert_eq!(state["status"], status, "{face:?} {kind}");
             }
-            assert_eq!(host, name, "{face:?} {kind}");
+            // Debian's runc runs these in the host's uts namespace.
+            if !binaries::oracle() || kind != "createContainer" {
+                assert_eq!(host, name, "{face:?} {kind}");
+            }
             assert_eq!(state["annotations"]["org.example.key"], "a \"quoted\" value", "{face:?} {kind}");
             assert_eq!(state["bundle"], bundle.path().to_str().unwrap(), "{face:?} {kind}");
             let pid = state["pid"].as_i64().unwrap_or(0);
             match kind.as_str() {
+                "createContainer" if binaries::oracle() => {}
                 "createContainer" | "startContainer" => assert_eq!(pid, 1, "{face:?} {kind}: as the container sees it"),
                 "poststop" => assert_eq!(pid, 0, "{face:?} {kind}"),
                 _ => assert!(pid > 1, "{face:?} {kind}: as the runtime sees it"),
@@ -87,6 +91,10 @@ fn each_kind_runs_at_its_time_in_its_place_with_the_state() {
 
 #[test]
 fn a_created_container_has_had_its_first_hooks_and_not_its_last() {
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: Debian's runc runs poststart hooks at create");
+        return;
+    }
     let container = Container::new(|bundle| bundle.live_until_term(0));
     let mut bundle = Bundle::empty(&container.sandbox, "edited");
     bundle.config = container.bundle.config.clone();
@@ -136,7 +144,7 @@ fn a_failing_poststop_hook_is_a_warning() {
         bundle.config["hooks"]["poststop"] = json!([failing]);
     });
     let run = container.oci(&["run", "--bundle"]).arg(container.bundle.path()).arg(&container.id).run().expect(0);
-    assert!(run.stderr.contains("poststop"), "{run}");
+    assert!(run.stderr.contains(if binaries::oracle() { "error running hook" } else { "poststop" }), "{run}");
     assert_eq!(container.sandbox.containers(), Vec::<String>::new());
 }
 

@@ -45,7 +45,8 @@ fn with_terminal(bundle: &mut Bundle, script: &str) {
     bundle.config["process"]["consoleSize"] = json!({ "height": 31, "width": 97 });
 }
 
-/// What a process finds on its terminal: the three descriptors are it, it is the controlling one, with the size asked for.
+/// What a process finds on its terminal: its descriptors are it (but for ls's output), it is the controlling one, with the
+/// size asked for.
 const LOOK: &str = "tty; stty size; ls -l /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 | grep -c /dev/pts/0; echo hello > /dev/tty; \
     test -c /dev/console && echo console";
 
@@ -64,7 +65,7 @@ fn the_console_socket_receives_the_terminal() {
     File::from(master.try_clone().unwrap()).write_all(b"typed\n").unwrap();
     let text = read_all(master);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| *line != "typed").collect();
-    assert_eq!(lines, ["/dev/pts/0", "31 97", "3", "hello", "console", "got typed"], "{text:?}");
+    assert_eq!(lines, ["/dev/pts/0", "31 97", "2", "hello", "console", "got typed"], "{text:?}");
     container.call(&["delete", "--force"]).ok();
 }
 
@@ -73,10 +74,13 @@ fn an_exec_gets_a_terminal_of_the_containers() {
     let container = Container::long_lived().up();
     let path = container.sandbox.path("console.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let exec = container.oci(&["exec", "-d", "-t", "--console-socket"]).arg(&path);
+    let pid_file = container.sandbox.path("pid");
+    let exec = container.oci(&["exec", "-d", "-t", "--console-socket"]).arg(&path).arg("--pid-file").arg(&pid_file);
     let exec = exec.args([&container.id, "sh", "-c", "tty; echo hello > /dev/tty"]).start();
     let text = read_all(receive(&listener));
     exec.finish().expect(0);
+    // It is our own orphan by now, and a pid namespace does not end before all in it are reaped.
+    waiting::gone(std::fs::read_to_string(&pid_file).unwrap().parse().unwrap());
     assert_eq!(text.lines().map(str::trim_end).collect::<Vec<_>>(), ["/dev/pts/0", "hello"], "{text:?}");
     container.call(&["delete", "--force"]).ok();
 }

@@ -128,7 +128,9 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         park: None,
     };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
-    let launching = Launching { launch: build_exec(&process, options)?, status, pidfd_socket, hooks: None };
+    let mut launch = build_exec(&process, options)?;
+    console.fit(&mut launch.plan);
+    let launching = Launching { launch, status, pidfd_socket, hooks: None };
     let spawned = launching.run(args.pid_file.as_deref())?;
     match forwarder {
         None => Ok(ExitCode::SUCCESS),

@@ -140,6 +140,8 @@ ops! {
     SendTerminal = 38, "send the terminal to the console socket";
     /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
     IdMap = 39, "map identities";
+    /// Filling a tmpfs with what it covers.
+    CopyUp = 40, "copy what is there";
 }
 
 impl Report {

@@ -8,13 +8,10 @@ use std::fmt::Display;
 
 use oci_spec::runtime::{
     Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources,
-    LinuxSeccomp, LinuxSeccompAction, Mount, Spec,
+    LinuxSeccomp, LinuxSeccompAction, Spec,
 };
 
 use super::error::ConfigError;
-
-/// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
-const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 
 /// Refuses what is not supported yet; with `ignore` it notes it instead.
 ///
@@ -23,9 +20,6 @@ const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 pub fn check_supported(spec: &Spec, ignore: bool) -> Result<Vec<String>, ConfigError> {
     check_platform(spec)?;
     let mut check = Check { ignore, notes: Vec::new() };
-    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
-        check.mount(i, mount)?;
-    }
     if let Some(linux) = spec.linux() {
         check.linux(linux)?;
     }
@@ -69,23 +63,12 @@ impl Check {
         fields.into_iter().try_for_each(|(field, asked)| self.refuse(format_args!("{parent}.{field}"), asked))
     }
 
-    fn mount(&mut self, i: usize, mount: &Mount) -> Result<(), ConfigError> {
-        self.refuse(format_args!("mounts[{i}].uidMappings"), is_list(mount.uid_mappings()))?;
-        self.refuse(format_args!("mounts[{i}].gidMappings"), is_list(mount.gid_mappings()))?;
-        for (o, option) in mount.options().iter().flatten().enumerate() {
-            let asked = MOUNT_OPTIONS.contains(&option.as_str());
-            self.refuse(format_args!("mounts[{i}].options[{o}] ({option})"), asked)?;
-        }
-        Ok(())
-    }
-
     fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
         self.refuse_each(
             "linux",
             [
                 ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
                 ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
-                ("mountLabel", is_text(linux.mount_label())),
             ],
         )?;
         linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))

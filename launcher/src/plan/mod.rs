@@ -19,6 +19,8 @@ mod cgroup_mounts;
 mod defaults;
 mod exec;
 mod hooks;
+mod id_maps;
+mod mount_options;
 mod mounts;
 mod process;
 mod step;
@@ -30,7 +32,7 @@ pub use attributes::enabled;
 pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
-pub use mounts::known_options as known_mount_options;
+pub use mount_options::known_options as known_mount_options;
 pub use step::Step;
 
 /// Position of a descriptor in the list that accompanies a plan.

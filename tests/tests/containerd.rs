@@ -98,8 +98,9 @@ fn a_terminal_is_the_programs() {
     let containerd = Containerd::start(&sandbox);
     let (mut shell, terminal) = containerd.container("box", &["--rm", "--tty"], &["/bin/sh"]).start_on_terminal();
     shell.output_until(|text| text.contains("# "));
-    terminal.type_text("tty; stty size\n");
-    shell.output_until(|text| text.contains("/dev/pts/0") && text.contains("24 80"));
+    // ctr sets the size once the program has been started.
+    terminal.type_text("tty; until stty size | grep -x '24 80'; do usleep 5000; done; echo si''zed\n");
+    shell.output_until(|text| text.contains("/dev/pts/0") && text.contains("sized\r"));
     terminal.type_text("exit 4\n");
     shell.finish().expect(4);
 }

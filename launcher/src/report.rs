@@ -140,6 +140,10 @@ ops! {
     SendTerminal = 38, "send the terminal to the console socket";
     /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
     IdMap = 39, "map identities";
+    /// Reading below /proc of whoever launches.
+    ProcRead = 40, "read /proc/self";
+    /// The helper could not be cloned, or sendmsg(2) of the filter's listener failed.
+    SendListener = 41, "send the listener to linux.seccomp.listenerPath";
 }
 
 impl Report {

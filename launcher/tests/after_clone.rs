@@ -232,7 +232,8 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
         preserve: Vec::new(),
         status: status_write,
         cgroup: None,
-        kept: Kept::default(),
+        kept: Kept::of(spec),
+        container: ContainerState { id: "parked".into(), ..ContainerState::default() },
         park: None,
     };
     let Launch { plan, fds, .. } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{
     Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxNamespace,
-    LinuxNamespaceType, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Mount, Spec,
+    LinuxNamespaceType, LinuxResources, Mount, Spec,
 };
 
 use super::error::ConfigError;
@@ -88,7 +88,6 @@ impl Check {
         self.refuse_each(
             "linux",
             [
-                ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
                 ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
                 ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
                 ("mountLabel", is_text(linux.mount_label())),
@@ -215,14 +214,6 @@ fn allows_default_device(rule: &LinuxDeviceCgroup) -> bool {
     let minor = rule.minor().filter(|minor| *minor != -1);
     let known = |(major, its_minor): &(i64, Option<i64>)| rule.major() == Some(*major) && minor == *its_minor;
     rule.allow() && rule.typ() == Some(LinuxDeviceType::C) && DEFAULT_DEVICES.iter().any(known)
-}
-
-/// Whether some call is to be decided by a process that listens.
-fn asks_for_listener(profile: &LinuxSeccomp) -> bool {
-    let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
-    profile.listener_path().is_some()
-        || notifies(profile.default_action())
-        || profile.syscalls().iter().flatten().any(|rule| notifies(rule.action()))
 }
 
 fn is_text(value: &Option<String>) -> bool {

@@ -26,7 +26,6 @@ fn what_is_not_supported_yet() {
         (mount(&json!({ "destination": "/a", "options": ["ro", "idmap"] })), "mounts[0].options[1] (idmap)"),
         (mount(&json!({ "destination": "/a", "options": ["ridmap"] })), "mounts[0].options[0] (ridmap)"),
         (mount(&json!({ "destination": "/a", "options": ["tmpcopyup"] })), "mounts[0].options[0] (tmpcopyup)"),
-        (linux(&json!({ "seccomp": { "defaultAction": "SCMP_ACT_NOTIFY" } })), "linux.seccomp.listenerPath"),
         (linux(&json!({ "netDevices": { "eth0": {} } })), "linux.netDevices"),
         (linux(&json!({ "intelRdt": { "closID": "x" } })), "linux.intelRdt"),
         (linux(&json!({ "mountLabel": "l" })), "linux.mountLabel"),

@@ -45,7 +45,8 @@ interface Brood {
   stdioTicket @6 (request :StdioTicketRequest) -> (reply :StdioTicketReply);
   # Prepares the hand-over of three descriptors (Cap'n Proto RPC cannot carry them): connect to the SEQPACKET unix socket
   # at `reply.path` and send ONE message that holds `reply.ticket` and, by SCM_RIGHTS, the descriptors for standard
-  # input, output and error. One byte comes back. Then name the ticket in `Stdio.passed`. A ticket works once.
+  # input, output and error; or a single one, a connected unix stream socket, to which the process sends the master of
+  # its terminal. One byte comes back. Then name the ticket in `Stdio.passed`. A ticket works once.
 }
 
 struct VersionRequest {
@@ -98,7 +99,8 @@ struct Stdio {
     null @1 :Void;
     # Input is empty, output and error go nowhere.
     passed @2 :Data;
-    # Descriptors that were handed over under this ticket (`Brood.stdioTicket`).
+    # Descriptors that were handed over under this ticket (`Brood.stdioTicket`): three, or one for a process that asks
+    # for a terminal.
   }
 }
 
@@ -239,6 +241,7 @@ struct ExecRequest {
   selinuxLabel @15 :Text;
   # Empty: the container's own.
   terminal @16 :Bool;
+  # Needs `Stdio.passed` with a single descriptor.
   rows @17 :UInt16;
   columns @18 :UInt16;
   # Its first size; 0 leaves it to the kernel.

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -104,14 +105,20 @@ pub struct Bundle {
     directory: TempDir,
     /// Whether the container gets a network namespace of its own.
     pub netns: bool,
+    seccomp: Option<LinuxSeccomp>,
 }
 
 impl Bundle {
     /// Writes the root file system and the bundles.
     pub fn create(netns: bool) -> Result<Self> {
+        Self::create_with(netns, None)
+    }
+
+    /// The same with a seccomp profile.
+    pub fn create_with(netns: bool, seccomp: Option<LinuxSeccomp>) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("brood-bench-").tempdir().context("cannot make a temporary directory")?;
-        let bundle = Self { directory, netns };
+        let bundle = Self { directory, netns, seccomp };
         bundle.write_rootfs().context("cannot make the root file system")?;
         bundle.write_config(&bundle.path(), &["/bin/true"])?;
         bundle.write_config(&bundle.probe_path(), &["/bin/sh", "-c", "echo pid $$ on $(hostname)"])?;
@@ -191,7 +198,7 @@ impl Bundle {
                 })
             })
             .collect();
-        json!({
+        let mut config = json!({
             "ociVersion": "1.0.2",
             "process": {
                 "terminal": false,
@@ -210,7 +217,11 @@ impl Bundle {
                 "maskedPaths": MASKED.map(text),
                 "readonlyPaths": READONLY.map(text),
             },
-        })
+        });
+        if let Some(profile) = &self.seccomp {
+            config["linux"]["seccomp"] = json!(profile);
+        }
+        config
     }
 }
 

@@ -13,6 +13,7 @@ use crate::bundle::Bundle;
 use crate::contenders::{self, Contender};
 use crate::machine::Machine;
 use crate::report::{self, Absence, Contest, Entry};
+use crate::seccomp::docker;
 use crate::shuffle::Random;
 use crate::stats::{Summary, micros};
 use crate::{chart, interrupt};
@@ -29,6 +30,9 @@ pub struct Options {
     /// Give each container a network namespace of its own
     #[arg(long)]
     netns: bool,
+    /// Give each container the seccomp profile of docker and podman (the floor has none)
+    #[arg(long)]
+    seccomp: bool,
     /// Seed of the order within the rounds
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -58,11 +62,13 @@ struct Lane {
 /// The whole run. Fails when nothing could be measured; the status tells whether somebody had to be dropped.
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(rustix::process::geteuid().is_root(), "must be run as root: the floor makes namespaces and mounts");
-    let bundle = Rc::new(Bundle::create(options.netns)?);
+    let profile = options.seccomp.then(|| docker::default_profile(docker::ORDINARY));
+    let bundle = Rc::new(Bundle::create_with(options.netns, profile)?);
     let (present, absent) = line_up(&bundle, options)?;
     let Options { n, warmup, seed, netns, .. } = *options;
     let rounds = Rounds { what: "launches", count: n, warmup, seed, netns };
-    contest(present, absent, &rounds, &options.out, if netns { "launch-netns" } else { "launch" })
+    let stem = ["launch", if netns { "-netns" } else { "" }, if options.seccomp { "-seccomp" } else { "" }].concat();
+    contest(present, absent, &rounds, &options.out, &stem)
 }
 
 /// Those that take part.

@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::stats::micros;
 
 #[path = "../../launcher/tests/seccomp/docker.rs"]
-mod docker;
+pub mod docker;
 #[cfg(feature = "seccomp-oracle")]
 #[path = "../../launcher/tests/seccomp/reference.rs"]
 mod reference;

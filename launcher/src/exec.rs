@@ -440,7 +440,7 @@ mod tests {
         for name in ["init", "state.json", "start.sock"] {
             assert_eq!(check_id(name).unwrap_err().to_string(), format!("exec id {name:?}: reserved"));
         }
-        assert_eq!(check_id("").unwrap_err().to_string(), "exec id: must not be empty");
+        assert_eq!(check_id("").unwrap_err().to_string(), "exec id cannot be empty");
         check_id("probe-1").unwrap();
     }
 }

@@ -34,6 +34,9 @@ pub enum PrepareError {
     /// The host has no place for the cgroup that the configuration asks for.
     #[error("config.json: linux.cgroupsPath: the host has no writable cgroup v2 hierarchy")]
     NoCgroup,
+    /// What the caller was to give as descriptors or terminal.
+    #[error("{0}")]
+    Io(String),
     /// A pipe or descriptor could not be had.
     #[error("status pipe: {}", crate::report::errno_text(*.0))]
     Pipe(rustix::io::Errno),

@@ -6,7 +6,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -50,7 +50,7 @@ const CONTINUE: u32 = 1;
 /// A running agent; its threads end with the agent and with the containers.
 #[derive(Debug)]
 pub struct Agent {
-    path: PathBuf,
+    listener: UnixListener,
     states: Receiver<Value>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -63,14 +63,15 @@ impl Agent {
     #[must_use]
     pub fn listen(path: &Path, refused: &'static [(i64, Errno)]) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
+        let ours = listener.try_clone().expect("a descriptor");
         let (sender, states) = channel();
         let accepting = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Some(served) = accept(&stream.expect("a connection"), &sender) else { return };
-                std::thread::spawn(move || serve(&served, refused));
+            while let Ok((stream, _)) = listener.accept() {
+                let served = accept(&stream, &sender);
+                served.map(|served| std::thread::spawn(move || serve(&served, refused)));
             }
         });
-        Self { path: path.to_owned(), states, accepting: Some(accepting) }
+        Self { listener: ours, states, accepting: Some(accepting) }
     }
 
     /// The state that came with the next listener.
@@ -86,8 +87,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // A connection without a listener ends it.
-        drop(UnixStream::connect(&self.path));
+        // Ends the accept(2).
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).expect("a socket");
         let ended = self.accepting.take().map(JoinHandle::join);
         assert!(!matches!(ended, Some(Err(_))) || std::thread::panicking(), "the agent panicked");
     }

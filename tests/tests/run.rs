@@ -195,8 +195,10 @@ fn a_signal_to_brood_reaches_the_container() {
 }
 
 #[test]
-fn a_terminal_is_refused_clearly() {
+fn a_terminal_is_given() {
     let sandbox = Sandbox::new();
-    let output = run(&sandbox, &["-t", "--", "true"]).run().expect(125);
-    assert!(output.one_line_error().contains("terminal"), "{output}");
+    let output = sandbox.brood().args(["run", "-t", "--", "sh", "-c", "tty; exit 5"]).run().expect(5);
+    assert!(output.stdout.contains("/dev/pts/0\r\n"), "{output}");
+    let refused = sandbox.brood().args(["run", "-t", "-d", "--", "true"]).run().expect(125);
+    refused.one_line_error();
 }

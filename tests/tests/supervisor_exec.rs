@@ -23,6 +23,7 @@ on_both_reactors! {
     what_cannot_be_is_refused
     one_exec_is_killed_and_the_init_process_runs_on
     signals_are_passed_on
+    a_terminal_is_the_callers_own
     a_created_container_takes_execs
     events_are_told_in_order
     exits_of_execs_are_told_before_that_of_the_init_process
@@ -258,6 +259,29 @@ fn signals_are_passed_on(reactor: &str) {
     exec.signal(Signal::TERM);
     exec.finish().expect(9);
     assert_eq!(container.state()["status"], "running");
+    container.remove();
+}
+
+fn a_terminal_is_the_callers_own(reactor: &str) {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::with_reactor(&sandbox, reactor);
+    let container = Container::up(&daemon, &sandbox);
+    // script(1) gives the command a terminal of its own.
+    let brood = format!("{} --root {}", brood_tests::binaries::brood().display(), sandbox.root().display());
+    let on_terminal = |command: &str| {
+        let line = format!(
+            "stty rows 33 cols 77; before=$(stty -g); {command}; status=$?; [ $before = $(stty -g) ] && exit $status"
+        );
+        sandbox.command("script").args(["--quiet", "--return", "--command", &line, "/dev/null"]).run()
+    };
+    let exec = on_terminal(&format!("{brood} exec -t {} sh -c 'tty; stty size; exit 4'", container.id)).expect(4);
+    // The end of script's own input is echoed somewhere in between.
+    assert!(exec.stdout.contains("/dev/pts/0\r\n") && exec.stdout.contains("33 77\r\n"), "{exec}");
+    let run = on_terminal(&format!("{brood} run --rm -t -- sh -c 'tty; exit 5'")).expect(5);
+    assert!(run.stdout.contains("/dev/pts/0\r\n"), "{run}");
+    let typed = container.exec(&["-t"], &["sh", "-c", "read word; echo got $word"]).stdin("bread\n").run().ok();
+    assert!(typed.contains("got bread\r\n"), "{typed}");
+    container.exec(&["-t", "-d"], &["true"]).run().expect(125);
     container.remove();
 }
 

@@ -249,7 +249,7 @@ pub(super) fn launch_failure(error: &LaunchError) -> Failure {
 
 fn prepare_failure(error: PrepareError) -> Failure {
     let kind = match &error {
-        PrepareError::Id(_) => FailureKind::InvalidRequest,
+        PrepareError::Id(_) | PrepareError::Io(_) => FailureKind::InvalidRequest,
         PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup => FailureKind::InvalidConfig,
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
         PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Pipe(_) => FailureKind::Internal,

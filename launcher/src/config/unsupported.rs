@@ -118,7 +118,8 @@ impl Check {
 
     fn devices(&mut self, rules: &[LinuxDeviceCgroup]) -> Result<(), ConfigError> {
         for (i, rule) in rules.iter().enumerate() {
-            let asks_for_nothing = is_deny_all(rule) || allows_default_device(rule);
+            // What is allowed takes nothing from anybody.
+            let asks_for_nothing = rule.allow() || is_deny_all(rule);
             self.refuse(format_args!("linux.resources.devices[{i}]"), !asks_for_nothing)?;
         }
         Ok(())
@@ -194,26 +195,6 @@ fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
     let access = rule.access().as_deref().unwrap_or_default();
     let all = ['r', 'w', 'm'].into_iter().all(|letter| access.contains(letter));
     !rule.allow() && kind && any(rule.major()) && any(rule.minor()) && all
-}
-
-/// Devices that every container may use, by number: null, zero, full, random, urandom, tty, console, ptmx, and terminals.
-const DEFAULT_DEVICES: [(i64, Option<i64>); 9] = [
-    (1, Some(3)),
-    (1, Some(5)),
-    (1, Some(7)),
-    (1, Some(8)),
-    (1, Some(9)),
-    (5, Some(0)),
-    (5, Some(1)),
-    (5, Some(2)),
-    (136, None),
-];
-
-/// A rule that allows what is allowed in any case.
-fn allows_default_device(rule: &LinuxDeviceCgroup) -> bool {
-    let minor = rule.minor().filter(|minor| *minor != -1);
-    let known = |(major, its_minor): &(i64, Option<i64>)| rule.major() == Some(*major) && minor == *its_minor;
-    rule.allow() && rule.typ() == Some(LinuxDeviceType::C) && DEFAULT_DEVICES.iter().any(known)
 }
 
 fn is_text(value: &Option<String>) -> bool {

@@ -127,7 +127,16 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     attributes::sysctls(spec, &mut steps)?;
 
-    if !options.from_zygote {
+    let create_hooks = hooks::child_hooks(spec, HookKind::CreateContainer, &options.container)?;
+    if options.from_zygote && !create_hooks.is_empty() {
+        // They are programs of the host's, of which a zygote's own namespace holds nothing.
+        let path = Path::new("/proc/self/ns/mnt");
+        let own =
+            open_namespace(LinuxNamespaceType::Mount, path).map_err(|problem| PlanError::new("hooks", problem))?;
+        let fd = launch.add_fd(own);
+        launch.plan.born.push(Namespace { kind: NamespaceKind::Mount, fd });
+    }
+    if !options.from_zygote || !create_hooks.is_empty() {
         steps.push(Step::PrivateMounts);
     }
     let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
@@ -138,7 +147,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     if needs_answers(spec) {
         steps.push(Step::RuntimeHooks);
     }
-    steps.extend(hooks::child_hooks(spec, HookKind::CreateContainer, &options.container)?);
+    steps.extend(create_hooks);
     steps.push(if options.no_pivot { Step::MoveRoot } else { Step::PivotRoot });
     steps.extend(mounts::root_propagation(spec));
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {

@@ -105,9 +105,15 @@ impl Layout {
         if self.v2_only && !self.own_namespace {
             return Err(PlanError::new(field, "a cgroup mount needs a cgroup namespace (linux.namespaces)"));
         }
-        // No v1 cgroup is made for a container yet, so its namespace's root there is our own cgroup.
+        // No v1 cgroup is made for a container yet, so its namespace's root there is our own cgroup, which is not its to
+        // change.
+        let mut options = options.clone();
         if !self.v2_only && !readonly {
-            return Err(PlanError::new(field, "a cgroup mount on a host with cgroup v1 needs the option ro"));
+            launch
+                .details
+                .push(format!("{field}: read-only, since the container has no cgroup of its own on cgroup v1"));
+            options.attrs.set |= libc::MOUNT_ATTR_RDONLY;
+            options.attrs.clear &= !libc::MOUNT_ATTR_RDONLY;
         }
         if self.v2_only {
             steps.push(filesystem(field, index, destination, "cgroup2", &[], options.attrs)?);
@@ -208,21 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn a_writable_view_of_the_hosts_cgroups_is_refused() {
+    fn a_view_of_the_hosts_cgroups_is_read_only() {
         for own_namespace in [false, true] {
-            refuses_writable(&Layout::parse(HYBRID, OWN, own_namespace));
+            let layout = Layout { own_namespace, ..Layout::default() };
+            let (mut launch, mut steps) = (Launch::default(), Vec::new());
+            let options = Options::parse("o", &["rw".to_owned()]).unwrap();
+            let _ = layout.mount("mounts[6]", 6, Path::new("/sys/fs/cgroup"), &options, &mut launch, &mut steps);
+            assert!(launch.details.iter().any(|detail| detail.starts_with("mounts[6]: read-only")), "{launch:?}");
         }
-    }
-
-    fn refuses_writable(layout: &Layout) {
-        let mut launch = Launch { plan: super::super::Plan::default(), fds: Vec::new(), details: Vec::new() };
-        let options = Options::parse("o", &[]).unwrap();
-        let error = layout.mount("mounts[6]", 6, Path::new("/sys/fs/cgroup"), &options, &mut launch, &mut Vec::new());
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .starts_with("config.json: mounts[6]: a cgroup mount on a host with cgroup v1")
-        );
     }
 }

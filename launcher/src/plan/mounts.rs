@@ -99,7 +99,7 @@ fn propagation(name: &str) -> Option<(u64, bool)> {
 }
 
 /// One parsed mount option list.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
     pub attrs: MountAttrs,
     pub parameters: Vec<FsParameter>,

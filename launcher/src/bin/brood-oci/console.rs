@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use brood_launcher::plan::{Plan, Step};
 use brood_launcher::zygote::frame;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
@@ -56,6 +57,16 @@ impl Console {
         }
     }
 
+    /// A terminal that we carry is born with the size of our own, unless config.json gives it one.
+    pub fn fit(&self, plan: &mut Plan) {
+        let (Console::Ours(_), Ok(own)) = (self, rustix::termios::tcgetwinsize(rustix::stdio::stdin())) else { return };
+        for step in &mut plan.steps {
+            if let Step::Terminal { rows: rows @ 0, columns: columns @ 0, .. } = step {
+                (*rows, *columns) = (own.ws_row, own.ws_col);
+            }
+        }
+    }
+
     /// The caller's side of a terminal, once the child has sent its master.
     pub fn relay(self) -> anyhow::Result<Option<Relay>> {
         match self {
@@ -87,9 +98,7 @@ impl Relay {
             raw.make_raw();
             rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).context("terminal into raw mode")?;
         }
-        let relay = Relay { master, before, input_ended: false, output_ended: false };
-        relay.resize();
-        Ok(relay)
+        Ok(Relay { master, before, input_ended: false, output_ended: false })
     }
 
     /// What is to be waited for: our input and the container's output, unless they have ended.

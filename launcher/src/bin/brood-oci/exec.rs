@@ -99,7 +99,11 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         }
         status => bail!("cannot exec in a {status} container"),
     }
-    let (process, notes) = program(&args)?.process(&dir, false)?;
+    let checked = program(&args)?.process(&dir, false);
+    let (process, notes) = match &args.process {
+        Some(file) => checked.with_context(|| file.display().to_string())?,
+        None => checked?,
+    };
     for note in &notes {
         runtime.messages.warning(note);
     }
@@ -125,7 +129,9 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         park: None,
     };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
-    let launching = Launching { launch: build_exec(&process, options)?, status, pidfd_socket, hooks: None };
+    let mut launch = build_exec(&process, options)?;
+    console.fit(&mut launch.plan);
+    let launching = Launching { launch, status, pidfd_socket, hooks: None };
     let spawned = launching.run(args.pid_file.as_deref())?;
     match forwarder {
         None => Ok(ExitCode::SUCCESS),

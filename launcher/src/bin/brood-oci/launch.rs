@@ -140,28 +140,21 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
         preserve: inherited.fds,
         env: inherited.env,
     };
-    let mut console = Ok(Console::None);
+    let mut console = Console::None;
     let prepared = prepare::prepare(&runtime.root, order, |_, terminal| {
         let opened = Console::open(terminal, mode != Mode::Foreground, args.console_socket.as_deref());
-        match opened {
-            Ok((ours, Some(childs))) => {
-                console = Ok(ours);
-                Ok(Io::Terminal(childs))
-            }
-            Ok((_, None)) => inherit().map(Io::Descriptors).map_err(PrepareError::Pipe),
-            Err(error) => {
-                console = Err(error);
-                Err(PrepareError::Pipe(rustix::io::Errno::INVAL))
-            }
+        let (ours, childs) = opened.map_err(|error| PrepareError::Io(brood_launcher::usage::chain(&error)))?;
+        console = ours;
+        match childs {
+            Some(socket) => Ok(Io::Terminal(socket)),
+            None => inherit().map(Io::Descriptors).map_err(PrepareError::Pipe),
         }
-    });
-    // What was wrong with the console says more than that there is none.
-    let console = console?;
-    let prepared = prepared?;
+    })?;
     for note in &prepared.notes {
         runtime.messages.warning(note);
     }
-    let Prepared { launch, status, reserved, kept, state, .. } = prepared;
+    let Prepared { mut launch, status, reserved, kept, state, .. } = prepared;
+    console.fit(&mut launch.plan);
     for detail in &launch.details {
         runtime.messages.debug(detail);
     }

@@ -133,7 +133,7 @@ fn ignoring_the_unsupported_notes_each_field() {
     let patch = json!({
         "mounts": [{ "destination": "/x", "type": "tmpfs", "options": ["ro", "tmpcopyup"] }],
         "linux": {
-            "resources": { "memory": { "limit": 1 << 20 }, "devices": [{ "allow": true, "access": "r" }] }
+            "resources": { "memory": { "limit": 1 << 20 }, "devices": [{ "allow": false, "access": "r" }] }
         }
     });
     let (_, notes) = check(&patched(&patch), LoadOptions { ignore_unsupported: true }).unwrap();

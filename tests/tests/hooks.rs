@@ -1,0 +1,166 @@
+//! Hooks: when each runs, where, what it reads, and what its failure does (runtime-spec, config, "POSIX-platform Hooks").
+//!
+//! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test hooks` asks the same of runc.
+
+use std::fs;
+
+use brood_tests::{Bundle, Container, Face, Sandbox, binaries};
+use serde_json::{Value, json};
+
+/// Appends what the hook sees to a file of the test's: its name, the state, whether it is in the container's uts namespace.
+fn recorder(log: &str, name: &str) -> Value {
+    let script = format!("state=$(cat); echo \"{name} $(hostname) $state\" >> {log}");
+    json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"], "timeout": 100 })
+}
+
+/// All hooks that run with the host's files.
+const HOST_KINDS: [&str; 5] = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+
+fn with_recorders(bundle: &mut Bundle, log: &str) {
+    for kind in HOST_KINDS {
+        bundle.config["hooks"][kind] = json!([recorder(log, kind)]);
+    }
+    // This one is the container's own program, and its output the container's.
+    let script = "state=$(cat); echo \"startContainer $(hostname) $state\" >> /tmp/hooks";
+    bundle.config["hooks"]["startContainer"] =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"] }]);
+    bundle.config["annotations"] = json!({ "org.example.key": "a \"quoted\" value" });
+}
+
+struct Seen {
+    kind: String,
+    host: String,
+    state: Value,
+}
+
+fn read(text: &str) -> Vec<Seen> {
+    let line = |line: &str| {
+        let mut words = line.splitn(3, ' ');
+        let mut word = || words.next().expect("three words").to_owned();
+        let (kind, host, state) = (word(), word(), word());
+        Seen { kind, host, state: serde_json::from_str(&state).expect("the state is JSON") }
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn each_kind_runs_at_its_time_in_its_place_with_the_state() {
+    let own_host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        let log = sandbox.path("hooks");
+        with_recorders(&mut bundle, log.to_str().unwrap());
+        bundle.sh("cat /tmp/hooks; echo program");
+        let output = face.run(&sandbox, &bundle).expect(0);
+        let inside = read(output.stdout.strip_suffix("program\n").expect("the program ran last"));
+        let mut outside = read(&fs::read_to_string(&log).unwrap());
+        let kinds: Vec<&str> = outside.iter().map(|seen| seen.kind.as_str()).collect();
+        assert_eq!(kinds, HOST_KINDS, "{face:?}");
+        outside.extend(inside);
+        for Seen { kind, host, state } in &outside {
+            let (status, name) = match kind.as_str() {
+                "prestart" | "createRuntime" => ("creating", own_host.as_str()),
+                "createContainer" => ("creating", "nest"),
+                "startContainer" => ("created", "nest"),
+                "poststart" => ("running", own_host.as_str()),
+                _ => ("stopped", own_host.as_str()),
+            };
+            // runc 1.1 tells createContainer hooks another status.
+            if !binaries::oracle() {
+                assert_eq!(state["status"], status, "{face:?} {kind}");
+            }
+            // Debian's runc runs these in the host's uts namespace.
+            if !binaries::oracle() || kind != "createContainer" {
+                assert_eq!(host, name, "{face:?} {kind}");
+            }
+            assert_eq!(state["annotations"]["org.example.key"], "a \"quoted\" value", "{face:?} {kind}");
+            assert_eq!(state["bundle"], bundle.path().to_str().unwrap(), "{face:?} {kind}");
+            let pid = state["pid"].as_i64().unwrap_or(0);
+            match kind.as_str() {
+                "createContainer" if binaries::oracle() => {}
+                "createContainer" | "startContainer" => assert_eq!(pid, 1, "{face:?} {kind}: as the container sees it"),
+                "poststop" => assert_eq!(pid, 0, "{face:?} {kind}"),
+                _ => assert!(pid > 1, "{face:?} {kind}: as the runtime sees it"),
+            }
+        }
+        assert_eq!(outside.len(), HOST_KINDS.len() + 1, "{face:?}");
+        sandbox.assert_clean();
+    }
+}
+
+#[test]
+fn a_created_container_has_had_its_first_hooks_and_not_its_last() {
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: Debian's runc runs poststart hooks at create");
+        return;
+    }
+    let container = Container::new(|bundle| bundle.live_until_term(0));
+    let mut bundle = Bundle::empty(&container.sandbox, "edited");
+    bundle.config = container.bundle.config.clone();
+    let log = container.sandbox.path("hooks");
+    with_recorders(&mut bundle, log.to_str().unwrap());
+    fs::write(container.bundle.config_path(), bundle.config.to_string()).unwrap();
+    let kinds = || -> Vec<String> {
+        read(&fs::read_to_string(&log).unwrap_or_default()).into_iter().map(|seen| seen.kind).collect()
+    };
+    container.create();
+    assert_eq!(kinds(), HOST_KINDS[..3]);
+    container.call(&["start"]).ok();
+    assert_eq!(kinds(), HOST_KINDS[..4]);
+    // What the hooks are does not depend on the bundle any more.
+    fs::remove_file(container.bundle.config_path()).unwrap();
+    container.call(&["delete", "--force"]).ok();
+    assert_eq!(kinds(), HOST_KINDS);
+}
+
+/// `poststop` hooks run even for a container that came to nothing, if its first hooks have run.
+#[test]
+fn a_failing_hook_ends_the_container_and_is_named() {
+    for &face in Face::all() {
+        for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"] {
+            let sandbox = Sandbox::new();
+            let mut bundle = Bundle::busybox(&sandbox, "bundle");
+            let good = json!({ "path": "/bin/true" });
+            let failing = json!({ "path": "/bin/sh", "args": ["sh", "-c", "echo bad luck >&2; exit 3"] });
+            bundle.config["hooks"][kind] = json!([good, failing]);
+            bundle.sh("sleep 1000");
+            let output = face.run(&sandbox, &bundle);
+            assert_ne!(output.code(), 0, "{face:?} {kind}");
+            if !binaries::oracle() {
+                assert!(output.stderr.contains(kind), "{face:?} does not name {kind}: {}", output.stderr);
+                assert!(output.stderr.contains("exit status 3"), "{face:?} {kind}: {}", output.stderr);
+            }
+            assert_eq!(sandbox.containers(), Vec::<String>::new(), "{face:?} {kind} left state behind");
+            sandbox.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn a_failing_poststop_hook_is_a_warning() {
+    let container = Container::new(|bundle| {
+        let failing = json!({ "path": "/bin/false" });
+        bundle.config["hooks"]["poststop"] = json!([failing]);
+    });
+    let run = container.oci(&["run", "--bundle"]).arg(container.bundle.path()).arg(&container.id).run().expect(0);
+    assert!(run.stderr.contains(if binaries::oracle() { "error running hook" } else { "poststop" }), "{run}");
+    assert_eq!(container.sandbox.containers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_hook_that_takes_too_long_is_killed() {
+    for &face in Face::all() {
+        for kind in ["createRuntime", "createContainer"] {
+            let sandbox = Sandbox::new();
+            let mut bundle = Bundle::busybox(&sandbox, "bundle");
+            bundle.config["hooks"][kind] = json!([{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 }]);
+            let output = face.run(&sandbox, &bundle);
+            assert_ne!(output.code(), 0, "{face:?} {kind}");
+            if !binaries::oracle() {
+                assert!(output.stderr.contains("timeout"), "{face:?} {kind}: {}", output.stderr);
+            }
+            sandbox.assert_clean();
+        }
+    }
+}

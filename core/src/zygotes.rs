@@ -210,7 +210,10 @@ impl Zygote {
     async fn answers(&self) -> &'static str {
         loop {
             match frame::receive_reply(self.socket.get_ref().as_fd()) {
-                Ok(Some(reply)) => {
+                Ok(Some(mut reply)) => {
+                    if let Some(helper) = reply.as_mut().ok().and_then(|spawned| spawned.helper.take()) {
+                        tokio::task::spawn_blocking(move || end_child(&helper));
+                    }
                     let answer = self.pending.borrow_mut().pop_front();
                     let unwanted = match answer {
                         Some(answer) => answer.send(reply.map_err(LaunchError::from)).err(),

@@ -208,7 +208,8 @@ pub fn prepare(
     reserved.dir.write_kept(&kept)?;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
-    let launch = plan::build(
+    let without_cgroup = order.cgroup && cgroup.is_none();
+    let mut launch = plan::build(
         &spec,
         BuildOptions {
             bundle,
@@ -225,6 +226,9 @@ pub fn prepare(
             die_with_parent: order.die_with_parent,
         },
     )?;
+    if without_cgroup {
+        launch.details.push("no writable cgroup v2 hierarchy: the container has no cgroup of its own".to_owned());
+    }
     Ok(Prepared { launch, status, kept, state, notes, reserved })
 }
 

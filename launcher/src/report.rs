@@ -140,10 +140,12 @@ ops! {
     SendTerminal = 38, "send the terminal to the console socket";
     /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
     IdMap = 39, "map identities";
+    /// Filling a tmpfs with what it covers.
+    CopyUp = 40, "copy what is there";
     /// Reading below /proc of whoever launches.
-    ProcRead = 40, "read /proc/self";
+    ProcRead = 41, "read /proc/self";
     /// The helper could not be cloned, or sendmsg(2) of the filter's listener failed.
-    SendListener = 41, "send the listener to linux.seccomp.listenerPath";
+    SendListener = 42, "send the listener to linux.seccomp.listenerPath";
 }
 
 impl Report {

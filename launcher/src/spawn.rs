@@ -18,6 +18,7 @@ use rustix::pipe::PipeFlags;
 use crate::child::{self, Birth, FIRST_OTHER_FD, ProgramArrays};
 use crate::plan::{FdIndex, NamespaceKind, Plan, Step};
 use crate::sys::{self, CStrArray, CloneArgs, Cloned};
+use crate::{middle, parent};
 
 /// What a cloning process keeps open for all its launches.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ pub struct Spawned {
     pub pid: i32,
     /// The handle by which it is watched, signalled and reaped.
     pub pidfd: OwnedFd,
+    /// A process that was needed on the way and has ended ([`crate::middle`]): to be reaped by whoever is the child's
+    /// parent, when that is not the cloning process.
+    pub helper: Option<OwnedFd>,
 }
 
 /// A launch that failed in the parent's half; no running child is left.
@@ -44,12 +48,18 @@ pub struct SpawnError {
     pub what: String,
     /// The kernel's reason.
     pub errno: Errno,
-    /// The child when there was one already: killed, and to be reaped by whoever is its parent.
-    pub killed: Option<OwnedFd>,
+    /// What was cloned already: killed, and to be reaped by whoever is its parent.
+    pub killed: Vec<OwnedFd>,
 }
 
-fn failed(what: &'static str) -> impl Fn(Errno) -> SpawnError {
-    move |errno| SpawnError { what: what.to_owned(), errno, killed: None }
+impl SpawnError {
+    pub(crate) fn new(what: impl Into<String>, errno: Errno) -> SpawnError {
+        SpawnError { what: what.into(), errno, killed: Vec::new() }
+    }
+}
+
+pub(crate) fn failed(what: &'static str) -> impl Fn(Errno) -> SpawnError {
+    move |errno| SpawnError::new(what, errno)
 }
 
 impl Host {
@@ -83,30 +93,27 @@ impl Host {
             Ok((out_of_the_way(read.as_fd(), plan)?, write))
         };
         let done = if awaited { Some(pipe().map_err(failed("pipe"))?) } else { None };
-        let joined = self.join(plan, fd)?;
-        let parent_flag = if self.clone_parent { libc::CLONE_PARENT as u64 } else { 0 };
-        let args = CloneArgs {
-            flags: plan.clone_flags | parent_flag,
-            exit_signal: if self.clone_parent { 0 } else { libc::SIGCHLD as u64 },
-            cgroup: plan.cgroup.and_then(fd),
-        };
-        // SAFETY: this process has one thread (the caller's promise), and `child::run` keeps the after-clone contract.
-        let cloned = unsafe { sys::clone3(args) };
-        if let Ok(Cloned::Child) = cloned {
-            let parent_done = done.as_ref().map(|(read, _)| read.as_fd());
-            let ignored_signals = self.ignored_signals;
-            child::run(Birth { plan, fds, stale, programs: &programs, proc, parent_done, ignored_signals })
-        }
-        let returned = joined.iter().rev().try_for_each(|(kind, own)| {
-            sys::setns(own.as_fd(), kind.flag()).map_err(failed("return to own namespace"))
-        });
-        let spawned = match cloned.map_err(failed("clone3"))? {
-            Cloned::Parent { pid, pidfd } => Spawned { pid, pidfd },
-            Cloned::Child => return Err(failed("clone3")(Errno::INVAL)),
+        let parent_done = done.as_ref().map(|(read, _)| read.as_fd());
+        let ignored_signals = self.ignored_signals;
+        let birth = Birth { plan, fds, stale, programs: &programs, proc, parent_done, ignored_signals };
+        let (spawned, returned) = match plan.user_namespace {
+            Some(user) => {
+                let user = fd(user).ok_or(Errno::BADF).map_err(failed("user namespace"))?;
+                (middle::spawn(birth, user, self.clone_parent)?, Ok(()))
+            }
+            None => {
+                let joined = self.join(plan, fd)?;
+                let cloned = clone_child(birth, self.clone_parent);
+                let returned = joined.iter().rev().try_for_each(|(kind, own)| {
+                    sys::setns(own.as_fd(), kind.flag()).map_err(failed("return to own namespace"))
+                });
+                let (pid, pidfd) = cloned.map_err(failed("clone3"))?;
+                (Spawned { pid, pidfd, helper: None }, returned)
+            }
         };
         let finish = || {
             returned?;
-            self.parents_half(spawned.pid, plan)?;
+            parent::half(&self.proc, spawned.pid, plan)?;
             match &done {
                 Some((_, write)) => rustix::io::write(write, &[1]).map(drop).map_err(failed("release the child")),
                 None => Ok(()),
@@ -115,7 +122,8 @@ impl Host {
         if let Err(error) = finish() {
             // The child ends by itself at the pipe's end of file; kill makes that certain and soon.
             let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
-            return Err(SpawnError { killed: Some(spawned.pidfd), ..error });
+            let killed = std::iter::once(spawned.pidfd).chain(spawned.helper).collect();
+            return Err(SpawnError { killed, ..error });
         }
         Ok(spawned)
     }
@@ -138,29 +146,22 @@ impl Host {
         }
         Ok(joined)
     }
+}
 
-    /// What takes privileges that the child gave up with its user namespace.
-    fn parents_half(&self, pid: i32, plan: &Plan) -> Result<(), SpawnError> {
-        if let Some(maps) = &plan.id_maps {
-            self.write(pid, "uid_map", &maps.uid_map, "linux.uidMappings: write uid_map")?;
-            self.write(pid, "gid_map", &maps.gid_map, "linux.gidMappings: write gid_map")?;
-        }
-        if let Some(value) = plan.oom_score_adj {
-            self.write(pid, "oom_score_adj", value.to_string().as_bytes(), "process.oomScoreAdj")?;
-        }
-        for limit in &plan.rlimits {
-            sys::set_rlimit_of(pid, limit).map_err(failed("process.rlimits"))?;
-        }
-        if plan.user_namespace.is_some() || !plan.net_devices.is_empty() {
-            return Err(failed("plan beyond this version")(Errno::NOSYS));
-        }
-        Ok(())
-    }
-
-    fn write(&self, pid: i32, file: &str, bytes: &[u8], what: &'static str) -> Result<(), SpawnError> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.proc, format!("{pid}/{file}"), flags, Mode::empty());
-        rustix::io::write(&file.map_err(failed(what))?, bytes).map(drop).map_err(failed(what))
+/// Clones, and has the child go its way. With `clone_parent` it becomes a child of our parent. Used between two clones
+/// too, so nothing here allocates.
+pub(crate) fn clone_child(birth: Birth<'_>, clone_parent: bool) -> Result<(i32, OwnedFd), Errno> {
+    let plan = birth.plan;
+    let args = CloneArgs {
+        flags: plan.clone_flags | if clone_parent { libc::CLONE_PARENT as u64 } else { 0 },
+        exit_signal: if clone_parent { 0 } else { libc::SIGCHLD as u64 },
+        cgroup: plan.cgroup.and_then(|index| birth.fds.get(usize::from(index.0))).map(AsFd::as_fd),
+    };
+    // SAFETY: this process has one thread (the promise of `Host::spawn`'s caller), and `child::run` keeps the after-clone
+    // contract.
+    match unsafe { sys::clone3(args) }? {
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Child => child::run(birth),
     }
 }
 

@@ -79,6 +79,12 @@ fn main() {
     std::fs::set_permissions(rootfs.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
 
     std::fs::copy("/bin/busybox", rootfs.join("busybox")).unwrap();
+    // What is copied up: every kind of entry but devices, which a user namespace does not let us make.
+    std::fs::create_dir_all(rootfs.join("filled/deep/er")).unwrap();
+    std::fs::write(rootfs.join("filled/deep/file"), [1; 10_000]).unwrap();
+    std::os::unix::fs::symlink("file", rootfs.join("filled/deep/link")).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, rootfs.join("filled/fifo"), kind, mode, 0).unwrap();
 
     // The container's root makes the mount points, and in a user namespace that is this user.
     std::os::unix::fs::chown(&rootfs, Some(100_000), Some(100_000)).unwrap();
@@ -123,6 +129,7 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
             {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
             {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
             {"destination": "/job/deep", "type": "none", "options": ["remount", "noexec"]},
+            {"destination": "/filled", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]},
         ],
         "hooks": {
             "createRuntime": [{"path": "/bin/true"}],
@@ -173,7 +180,11 @@ fn joined_namespaces() -> Value {
         let file = if kind == "network" { "net" } else { kind };
         json!({"type": kind, "path": format!("/proc/self/ns/{file}")})
     }));
-    config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}}))
+    let mut config = config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}}));
+    let map = json!([{"containerID": 0, "hostID": 1, "size": 65536}]);
+    let mapped = json!({"destination": "/mapped", "type": "tmpfs", "uidMappings": map, "gidMappings": map});
+    config["mounts"].as_array_mut().unwrap().push(mapped);
+    config
 }
 
 /// Runs a configuration to its execve and returns the names of its steps.

@@ -38,7 +38,7 @@ struct Cli {
         help_heading = "Global options",
         env = "BROOD_ROOT",
         value_name = "DIR",
-        default_value = "/run/brood"
+        default_value_os_t = brood_launcher::rootless::default_state_root()
     )]
     root: PathBuf,
     /// Least severe level that is logged: error, warn, info, debug or trace
@@ -112,6 +112,9 @@ struct Place {
 /// Entry point of the binary. A process that was started under the name of a [`Role`] is that.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = brood_launcher::rootless::serve_maps() {
+        return code;
+    }
     let mut arguments = std::env::args_os();
     let role = arguments.next().and_then(|name| Role::of(&name));
     if role == Some(Role::Zygote) {

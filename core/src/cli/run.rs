@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use brood_launcher::plan::{DefaultBundle, Stdio, default_spec};
 use brood_launcher::prepare::Source;
+use brood_launcher::rootless::{self, HostIds};
 use brood_launcher::state::{ExitRecord, Manager};
 use clap::{Args, ValueEnum};
 use rustix::fs::{Mode, OFlags};
@@ -171,10 +172,13 @@ async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyho
 
 /// Without a daemon: the same supervisor, in this process and for this one container.
 fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "no daemon is running and only root can start a container without one"
-    );
+    if rootless::needed() {
+        let ids = match &create.source {
+            CreateSource::Bundle(path) => HostIds::of_file(&path.join("config.json")),
+            CreateSource::Config { text, .. } => HostIds::of(text),
+        };
+        rootless::enter(&ids)?;
+    }
     let kind = Choice::Auto.resolve().context("reactor")?;
     let made_root = !place.root.exists();
     let settings = Settings {
@@ -344,6 +348,11 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
         if (rows, columns) != (0, 0) {
             spec["process"]["consoleSize"] = serde_json::json!({"height": rows, "width": columns});
         }
+    }
+    if rootless::needed() {
+        // The mounts below the host's root are locked together with it, and an overlay takes no such layer.
+        ensure!(args.rootfs.is_some(), "without root a container needs a root of its own: --rootfs or --bundle");
+        rootless::add_user_namespace(&mut spec);
     }
     spec["root"]["readonly"] = args.read_only.into();
     if let Some(rootfs) = &args.rootfs {

@@ -154,7 +154,7 @@ impl Supervisor {
         owns_pid_namespace: bool,
         keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
-        let Spawned { pid, pidfd } = spawned;
+        let Spawned { pid, pidfd, .. } = spawned;
         let recorded = dir.record_pid(pid).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
@@ -178,10 +178,8 @@ impl Supervisor {
         let failure = launch_failure(&error);
         // Killing and waiting may take a moment, which the loop does not have.
         let undone = self.blocking(move || {
-            if let LaunchError::Spawn(error) = error
-                && let Some(killed) = error.killed
-            {
-                end_child(&killed);
+            if let LaunchError::Spawn(error) = error {
+                error.killed.iter().for_each(end_child);
             }
             // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
             for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {

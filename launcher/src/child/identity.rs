@@ -75,6 +75,8 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32], set_groups: bool) 
 
 pub(super) fn capabilities(sets: &CapabilitySets) -> Done {
     sys::capset(sets).during(Op::CapSet)?;
+    // An ordinary user's launcher has kept its own that way (`crate::rootless`).
+    sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0).during(Op::Ambient)?;
     for capability in 0..64u64 {
         if sets.ambient & (1 << capability) != 0 {
             sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability).during(Op::Ambient)?;

@@ -6,10 +6,11 @@
 //! ([`crate::report`]). The contract is checked by a test that runs every step under an allocator that refuses
 //! (`launcher/tests/after_clone.rs`).
 //!
-//! Reading order: [`run`] here; `namespace`; `mount` and `target` for the file system; `hide` for masked and read-only
+//! Reading order: [`run`] here; `namespace`; `mount`, `copy_up` and `target` for the file system; `hide` for masked and read-only
 //! paths; `device`; `terminal`; `attribute`, `identity` and `seccomp` for the process; `hook`; `exec`.
 
 mod attribute;
+mod copy_up;
 mod device;
 mod exec;
 mod hide;

@@ -25,6 +25,17 @@ pub(super) fn become_root() -> Done {
     sys::set_uid(0).during(Op::SetUid)
 }
 
+/// For a container whose namespaces belong to different user namespaces: those that ours may join, then the rest.
+fn join_one_by_one(init: BorrowedFd<'_>, namespaces: i32) -> sys::Result<()> {
+    let mut left = namespaces;
+    for bit in (0..i32::BITS - 1).map(|bit| 1 << bit).filter(|bit| namespaces & bit & !libc::CLONE_NEWUSER != 0) {
+        if sys::setns(init, bit).is_ok() {
+            left &= !bit;
+        }
+    }
+    if left == 0 { Ok(()) } else { sys::setns(init, left) }
+}
+
 impl Child<'_> {
     pub(super) fn await_parent(&self) -> Done {
         let Some(pipe) = self.birth.parent_done else { return Ok(()) };
@@ -38,7 +49,12 @@ impl Child<'_> {
     /// One setns(2) for all of them: the kernel takes the user namespace first, and the rest with its rights. The root
     /// directory is the container's from here on.
     pub(super) fn join_container(&mut self, pidfd: FdIndex, namespaces: u32) -> Done {
-        sys::setns(self.fd(pidfd)?, namespaces as i32).during(Op::Call)?;
+        let init = self.fd(pidfd)?;
+        match sys::setns(init, namespaces as i32) {
+            Err(Errno::PERM) => join_one_by_one(init, namespaces as i32),
+            joined => joined,
+        }
+        .during(Op::Call)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         self.made_root = Some(rustix::fs::open(c"/", flags, Mode::empty()).during(Op::Resolve)?);
         if namespaces & libc::CLONE_NEWUSER as u32 != 0 { become_root() } else { Ok(()) }

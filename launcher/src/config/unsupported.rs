@@ -2,21 +2,15 @@
 //!
 //! Each such field is refused by name: a container that silently runs without its seccomp profile or memory limit is
 //! worse than none. `--ignore-unsupported` turns the refusals into notes, except where nothing sensible would be left:
-//! a config for another system, and a namespace to join that would become a new one.
+//! a config for another system.
 
 use std::fmt::Display;
-use std::path::Path;
 
 use oci_spec::runtime::{
-    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxNamespace,
-    LinuxNamespaceType, LinuxResources, Mount, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources, Spec,
 };
 
 use super::error::ConfigError;
-use super::validate::kind_name;
-
-/// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
-const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 
 /// Refuses what is not supported yet; with `ignore` it notes it instead.
 ///
@@ -25,9 +19,6 @@ const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 pub fn check_supported(spec: &Spec, ignore: bool) -> Result<Vec<String>, ConfigError> {
     check_platform(spec)?;
     let mut check = Check { ignore, notes: Vec::new() };
-    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
-        check.mount(i, mount)?;
-    }
     if let Some(linux) = spec.linux() {
         check.linux(linux)?;
     }
@@ -71,27 +62,10 @@ impl Check {
         fields.into_iter().try_for_each(|(field, asked)| self.refuse(format_args!("{parent}.{field}"), asked))
     }
 
-    fn mount(&mut self, i: usize, mount: &Mount) -> Result<(), ConfigError> {
-        self.refuse(format_args!("mounts[{i}].uidMappings"), is_list(mount.uid_mappings()))?;
-        self.refuse(format_args!("mounts[{i}].gidMappings"), is_list(mount.gid_mappings()))?;
-        for (o, option) in mount.options().iter().flatten().enumerate() {
-            let asked = MOUNT_OPTIONS.contains(&option.as_str());
-            self.refuse(format_args!("mounts[{i}].options[{o}] ({option})"), asked)?;
-        }
-        Ok(())
-    }
-
     fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
-        for (i, namespace) in linux.namespaces().iter().flatten().enumerate() {
-            check_namespace(i, namespace)?;
-        }
         self.refuse_each(
             "linux",
-            [
-                ("netDevices", linux.net_devices().as_ref().is_some_and(|map| !map.is_empty())),
-                ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
-                ("mountLabel", is_text(linux.mount_label())),
-            ],
+            [("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()))],
         )?;
         linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))
     }
@@ -175,17 +149,6 @@ impl Check {
             ],
         )
     }
-}
-
-/// Never ignored: instead of joining the namespace that was meant, the container would get a new one.
-fn check_namespace(i: usize, namespace: &LinuxNamespace) -> Result<(), ConfigError> {
-    let has_path = namespace.path().as_deref().is_some_and(|path| path != Path::new(""));
-    let kind = namespace.typ();
-    if has_path && kind == LinuxNamespaceType::User {
-        let reason = format!("joining an existing {} namespace is not supported yet", kind_name(kind));
-        return Err(ConfigError::field(format_args!("linux.namespaces[{i}].path"), reason));
-    }
-    Ok(())
 }
 
 /// The rule that every runtime's template begins with: no device at all, before others allow some.

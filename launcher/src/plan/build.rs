@@ -14,12 +14,13 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Spec};
 
 use super::process::ProcessOptions;
-use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, Step};
-use super::{attributes, hooks, mounts, process};
+use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
+use super::{attributes, hooks, id_maps, mounts, process};
 use crate::report::errno_text;
+use crate::rootless;
 use crate::state::{ContainerState, Kept};
 
 /// The three standard descriptors of a container's process.
@@ -115,11 +116,25 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let mut steps = Vec::with_capacity(64);
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
-    let own_users = namespaces.is_new(LinuxNamespaceType::User);
-    match process.oom_score_adj() {
+    let own_users = namespaces.has(LinuxNamespaceType::User);
+    if rootless::needed() && !own_users {
+        return Err(PlanError::new(
+            "linux.namespaces",
+            "an ordinary user needs a user namespace: {\"type\": \"user\"}",
+        ));
+    }
+    let oom_score_adj = process.oom_score_adj().filter(|value| {
+        let refused = rootless::needed() && *value < own_oom_score_adj();
+        if refused {
+            launch.details.push("process.oomScoreAdj: below our own, which takes root; left as it is".to_owned());
+        }
+        !refused
+    });
+    match oom_score_adj {
         Some(value) if own_users => launch.plan.oom_score_adj = Some(value),
         value => steps.extend(value.map(Step::OomScoreAdj)),
     }
+    launch.plan.net_devices = net_devices(spec)?;
     enter_namespaces(spec, &namespaces, &mut launch, &mut steps)?;
     if options.new_keyring {
         let name = c_string("id", format!("_ses.{}", options.container.id))?;
@@ -141,7 +156,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
-    mounts::list(spec, &options.bundle, own_cgroups, &mut launch, &mut steps)?;
+    mounts::list(spec, &options.bundle, own_cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
     if needs_answers(spec) {
@@ -164,6 +179,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         io: options.io,
         console: true,
         own_users,
+        groups_like: "self",
         die_with_parent: options.die_with_parent,
     };
     let last = process::steps(process, own, &mut launch, &mut steps)?;
@@ -172,7 +188,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     steps.extend(hooks::child_hooks(spec, HookKind::StartContainer, &options.container)?);
     steps.extend(last);
-    if own_users {
+    if own_users || !launch.plan.net_devices.is_empty() {
         steps.insert(0, Step::AwaitParent);
     }
     launch.plan.steps = steps;
@@ -186,6 +202,27 @@ pub fn needs_answers(spec: &Spec) -> bool {
     hooks::runtime_hooks(spec)
 }
 
+/// In the order of their names, since config.json gives them none.
+fn net_devices(spec: &Spec) -> Result<Vec<NetDevice>, PlanError> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()).into_iter().flatten();
+    let devices: std::collections::BTreeMap<_, _> = devices.collect();
+    if rootless::needed() && !devices.is_empty() {
+        return Err(PlanError::new("linux.netDevices", "moving a network device takes root"));
+    }
+    let device = |(name, device): (&String, &LinuxNetDevice)| {
+        let field = format!("linux.netDevices.{name}");
+        let new_name = device.name().as_ref().filter(|new| !new.is_empty()).unwrap_or(name);
+        Ok(NetDevice { name: c_string(&field, name.as_str())?, new_name: c_string(&field, new_name.as_str())? })
+    };
+    devices.into_iter().map(device).collect()
+}
+
+/// 0 when /proc is of no help.
+fn own_oom_score_adj() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 /// The namespaces of a configuration.
 struct Namespaces<'a>(Vec<(usize, LinuxNamespaceType, Option<&'a PathBuf>)>);
 
@@ -197,6 +234,11 @@ impl<'a> Namespaces<'a> {
         let path =
             |namespace: &'a LinuxNamespace| namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
         Namespaces(list.map(|(index, namespace)| (index, namespace.typ(), path(namespace))).collect())
+    }
+
+    /// Whether the container gets one other than ours, new or joined.
+    fn has(&self, wanted: LinuxNamespaceType) -> bool {
+        self.0.iter().any(|(_, kind, _)| *kind == wanted)
     }
 
     /// Whether the container gets its own, new one.
@@ -222,23 +264,23 @@ fn enter_namespaces(
                 let fd =
                     launch.add_fd(open_namespace(*kind, path).map_err(|problem| PlanError::new(field(), problem))?);
                 let kind = match kind {
-                    LinuxNamespaceType::Pid => {
-                        launch.plan.born.push(Namespace { kind: NamespaceKind::Pid, fd });
+                    LinuxNamespaceType::User => {
+                        launch.plan.user_namespace = Some(fd);
                         continue;
                     }
+                    LinuxNamespaceType::Pid => NamespaceKind::Pid,
                     LinuxNamespaceType::Network => NamespaceKind::Network,
                     LinuxNamespaceType::Ipc => NamespaceKind::Ipc,
                     LinuxNamespaceType::Uts => NamespaceKind::Uts,
                     LinuxNamespaceType::Cgroup => NamespaceKind::Cgroup,
                     LinuxNamespaceType::Mount => NamespaceKind::Mount,
                     LinuxNamespaceType::Time => NamespaceKind::Time,
-                    LinuxNamespaceType::User => {
-                        return Err(PlanError::new(field(), "joining a user namespace is not supported yet"));
-                    }
                 };
                 let namespace = Namespace { kind, fd };
-                // From a user namespace of its own the child could not join one of the host's.
-                if namespaces.is_new(LinuxNamespaceType::User) {
+                // From a user namespace of its own the child could not join one of the host's; a pid namespace is joined
+                // in no other way; and devices are moved before the child's first step.
+                let early = kind == NamespaceKind::Network && !launch.plan.net_devices.is_empty();
+                if early || kind == NamespaceKind::Pid || namespaces.has(LinuxNamespaceType::User) {
                     launch.plan.born.push(namespace);
                 } else {
                     steps.push(Step::JoinNamespace(namespace));
@@ -246,8 +288,9 @@ fn enter_namespaces(
             }
         }
     }
-    if namespaces.is_new(LinuxNamespaceType::User) {
-        launch.plan.id_maps = Some(id_maps(spec));
+    if namespaces.has(LinuxNamespaceType::User) {
+        // Those of a namespace that is joined are only compared.
+        launch.plan.id_maps = Some(id_maps::of_container(spec)).filter(|maps| *maps != IdMaps::default());
         // After the clocks, before everything that the container's root is to own.
         steps.push(Step::EnterUserNamespace);
     }
@@ -285,17 +328,4 @@ fn time_offsets(spec: &Spec) -> Vec<u8> {
         format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
     };
     offsets.into_iter().flatten().map(line).collect::<String>().into_bytes()
-}
-
-fn id_maps(spec: &Spec) -> IdMaps {
-    let linux = spec.linux().as_ref();
-    let text = |mappings: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| {
-        let line =
-            |m: &oci_spec::runtime::LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-        mappings.into_iter().flatten().map(line).collect::<String>().into_bytes()
-    };
-    IdMaps {
-        uid_map: text(linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        gid_map: text(linux.and_then(|linux| linux.gid_mappings().as_ref())),
-    }
 }

@@ -15,6 +15,7 @@ use super::build::{Io, PlanError};
 use super::mounts::RootFs;
 use super::process::ProcessOptions;
 use super::{Launch, Namespace, NamespaceKind, Step, attributes, process};
+use crate::rootless;
 use crate::state::{ContainerState, Kept};
 
 /// What an exec needs beside its process.
@@ -71,11 +72,23 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let affinity = process.exec_cpu_affinity().as_ref();
     let (initial, last) = (affinity.map(ExecCPUAffinity::initial), affinity.map(ExecCPUAffinity::cpu_affinity_final));
     steps.extend(attributes::affinity("initial", initial.and_then(Option::as_ref))?);
-    if let Some(value) = process.oom_score_adj() {
-        steps.push(Step::OomScoreAdj(value));
+    let mut namespaces = namespaces & !libc::CLONE_NEWPID;
+    // From outside an ordinary user has no right but that of the user namespace's owner, so it comes first.
+    let owner = rootless::needed() && namespaces & libc::CLONE_NEWUSER != 0;
+    match process.oom_score_adj() {
+        Some(_) if owner => {
+            launch.details.push("process.oomScoreAdj: not for an exec of an ordinary user's; left as it is".to_owned());
+        }
+        value => steps.extend(value.map(Step::OomScoreAdj)),
     }
-    let namespaces = (namespaces & !libc::CLONE_NEWPID) as u32;
-    steps.push(Step::JoinContainer { pidfd: init, namespaces });
+    if owner {
+        launch.plan.user_namespace = Some(init);
+        namespaces &= !libc::CLONE_NEWUSER;
+    }
+    steps.push(Step::JoinContainer { pidfd: init, namespaces: namespaces as u32 });
+    if owner {
+        steps.push(Step::EnterUserNamespace);
+    }
     steps.push(Step::NewSession);
     steps.extend(attributes::affinity("final", last.and_then(Option::as_ref))?);
     launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();
@@ -87,6 +100,7 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
         io: options.io,
         console: false,
         own_users: false,
+        groups_like: &options.init_pid.to_string(),
         die_with_parent: None,
     };
     let last = process::steps(process, own, &mut launch, &mut steps)?;

@@ -19,6 +19,8 @@ mod cgroup_mounts;
 mod defaults;
 mod exec;
 mod hooks;
+mod id_maps;
+mod mount_options;
 mod mounts;
 mod process;
 mod seccomp;
@@ -31,7 +33,7 @@ pub use attributes::enabled;
 pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
-pub use mounts::known_options as known_mount_options;
+pub use mount_options::known_options as known_mount_options;
 pub use step::Step;
 
 /// Position of a descriptor in the list that accompanies a plan.
@@ -65,7 +67,7 @@ impl Launch {
 pub struct Plan {
     /// `CLONE_NEW*` bits for clone3(2). The cgroup and time namespaces are not among them: they are made by steps.
     pub clone_flags: u64,
-    /// Present when the child gets a user namespace of its own.
+    /// Of the child's new user namespace; beside a [`Plan::user_namespace`] those that it must have already.
     pub id_maps: Option<IdMaps>,
     /// A user namespace to be born in: joined by a process between the cloning one and the child, since there is no way
     /// back from it.

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
 use rustix::thread::CapabilitySet;
 
+use crate::rootless;
 use crate::state::{ContainerState, Kept};
 
 use super::build::{Io, PlanError, Stdio, c_string};
@@ -35,6 +36,8 @@ pub(super) struct ProcessOptions<'a> {
     pub console: bool,
     /// Whether the process is in a new user namespace and so must have its limits set by the cloning process.
     pub own_users: bool,
+    /// A process with the right to setgroups(2) that this one will have: `self` or a pid.
+    pub groups_like: &'a str,
     /// Signal for it when the process that launched it dies.
     pub die_with_parent: Option<u32>,
 }
@@ -48,7 +51,8 @@ pub(super) fn steps(
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<Vec<Step>, PlanError> {
-    let ProcessOptions { kept, container, init_pid, root, io, console, own_users, die_with_parent } = options;
+    let ProcessOptions { kept, container, init_pid, root, io, console, own_users, groups_like, die_with_parent } =
+        options;
     let user = process.user();
     let own_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let mut last = Vec::with_capacity(3);
@@ -79,12 +83,13 @@ pub(super) fn steps(
         // As runc: with the privilege while we have it, or as late as can be without.
         if no_new_privileges { last.push(filter) } else { steps.push(filter) }
     }
-    steps.push(Step::Identity {
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
-        set_groups: true,
-    });
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    let set_groups = !rootless::denies_setgroups(groups_like);
+    if !set_groups && !groups.is_empty() {
+        let problem = "an ordinary user's user namespace has no setgroups(2), unless newgidmap made its map";
+        return Err(PlanError::new("process.user.additionalGids", problem));
+    }
+    steps.push(Step::Identity { uid: user.uid(), gid: user.gid(), groups, set_groups });
     steps.push(Step::Capabilities(capability_sets(capabilities)));
     if no_new_privileges {
         steps.push(Step::NoNewPrivileges);

@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | request, first | header (8 bytes), then the plan unless it travels in a memfd | up to [`FDS_PER_MESSAGE`] |
 //! | request, more | one byte | the rest, [`FDS_PER_MESSAGE`] at a time |
-//! | reply, success | `0`, pid (le i32) | pidfd |
-//! | reply, failure | `1`, errno (le i32), text | the killed child's pidfd, if any |
+//! | reply, success | `0`, pid (le i32) | pidfd; that of an ended helper, if there was one |
+//! | reply, failure | `1`, errno (le i32), text | pidfds of what was cloned and killed |
 //!
 //! Header: number of descriptors (le u32), then 1 when the plan is in a memfd (the last descriptor) or 0 (le u32).
 
@@ -166,20 +166,20 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Request>, Errno> {
 /// As sendmsg(2).
 pub fn send_reply(socket: BorrowedFd<'_>, reply: Result<Spawned, SpawnError>) -> Result<(), Errno> {
     let mut payload = Vec::with_capacity(64);
-    let fd = match &reply {
+    let fds: Vec<BorrowedFd<'_>> = match &reply {
         Ok(spawned) => {
             payload.push(0);
             payload.extend(spawned.pid.to_le_bytes());
-            Some(spawned.pidfd.as_fd())
+            std::iter::once(&spawned.pidfd).chain(&spawned.helper).map(AsFd::as_fd).collect()
         }
         Err(error) => {
             payload.push(1);
             payload.extend(error.errno.raw_os_error().to_le_bytes());
             payload.extend_from_slice(error.what.as_bytes());
-            error.killed.as_ref().map(AsFd::as_fd)
+            error.killed.iter().map(AsFd::as_fd).collect()
         }
     };
-    send(socket, &payload, fd.as_slice())
+    send(socket, &payload, &fds)
 }
 
 /// Receives an answer; `None` at the end of file (the zygote died).
@@ -200,17 +200,20 @@ pub fn receive_reply(socket: BorrowedFd<'_>) -> Result<Option<Result<Spawned, Sp
     let (number, text) = rest.split_first_chunk::<4>().ok_or(Errno::PROTO)?;
     let number = i32::from_le_bytes(*number);
     Ok(Some(match kind {
-        0 => match fds.pop() {
-            Some(pidfd) => Ok(Spawned { pid: number, pidfd }),
-            None => {
-                end_unreachable(number);
-                Err(SpawnError { what: "receive the child's handle".to_owned(), errno: Errno::MFILE, killed: None })
+        0 => {
+            let mut fds = fds.into_iter();
+            match fds.next() {
+                Some(pidfd) => Ok(Spawned { pid: number, pidfd, helper: fds.next() }),
+                None => {
+                    end_unreachable(number);
+                    Err(SpawnError::new("receive the child's handle", Errno::MFILE))
+                }
             }
-        },
+        }
         _ => Err(SpawnError {
             what: String::from_utf8_lossy(text).into_owned(),
             errno: Errno::from_raw_os_error(number),
-            killed: fds.pop(),
+            killed: fds,
         }),
     }))
 }
@@ -254,8 +257,8 @@ mod tests {
     fn replies_keep_their_kind() {
         let (ours, theirs) = pair();
         let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
-        send_reply(theirs.as_fd(), Ok(Spawned { pid: 77, pidfd: pidfd.unwrap() })).unwrap();
-        let failure = SpawnError { what: "clone3".into(), errno: Errno::AGAIN, killed: None };
+        send_reply(theirs.as_fd(), Ok(Spawned { pid: 77, pidfd: pidfd.unwrap(), helper: None })).unwrap();
+        let failure = SpawnError::new("clone3", Errno::AGAIN);
         send_reply(theirs.as_fd(), Err(failure)).unwrap();
         assert_eq!(receive_reply(ours.as_fd()).unwrap().unwrap().unwrap().pid, 77);
         let error = receive_reply(ours.as_fd()).unwrap().unwrap().unwrap_err();

@@ -30,11 +30,11 @@ use crate::sys;
 pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
     sys::set_comm(c"brood: zygote");
     // Children share our memory image until they exec: nobody in a container may look at it (CVE-2016-9962).
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(|errno| format!("PR_SET_DUMPABLE: {errno}"))?;
+    crate::rootless::hide_from_containers(true).map_err(|errno| format!("PR_SET_DUMPABLE: {errno}"))?;
     if let Err(errno) = private_root() {
         let what = "zygote: private mount namespace".to_owned();
         // Told to the supervisor too, whose users want to know.
-        let _ = frame::send_reply(socket, Err(SpawnError { what: what.clone(), errno, killed: None }));
+        let _ = frame::send_reply(socket, Err(SpawnError::new(what.as_str(), errno)));
         return Err(format!("{what}: {}", crate::report::errno_text(errno)));
     }
     let host = Host::open(true).map_err(|error| error.to_string())?;
@@ -55,11 +55,8 @@ pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
 }
 
 fn launch(host: &Host, request: &frame::Request) -> Result<Spawned, SpawnError> {
-    let plan = wire::decode(&request.plan, request.fds.len()).map_err(|error| SpawnError {
-        what: format!("plan: {error}"),
-        errno: Errno::INVAL,
-        killed: None,
-    })?;
+    let plan = wire::decode(&request.plan, request.fds.len())
+        .map_err(|error| SpawnError::new(format!("plan: {error}"), Errno::INVAL))?;
     host.spawn(&plan, &request.fds)
 }
 
@@ -79,7 +76,8 @@ fn private_root() -> Result<(), Errno> {
         rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
     }
     for (fstype, name) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
-        let mount = filesystem(fstype)?;
+        // An ordinary user may mount neither; what they see of the host's will do.
+        let mount = filesystem(fstype).or_else(|_| copy_of_the_hosts(&old_root, name))?;
         rustix::mount::move_mount(&mount, c"", &root, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
     rustix::process::fchdir(&root)?;
@@ -87,6 +85,12 @@ fn private_root() -> Result<(), Errno> {
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
     rustix::process::chdir(c"/")?;
     sys::mount_setattr(root.as_fd(), false, libc::MOUNT_ATTR_RDONLY, 0, 0)
+}
+
+fn copy_of_the_hosts(old_root: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    use rustix::mount::OpenTreeFlags;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(old_root, name, flags)
 }
 
 fn filesystem(fstype: &std::ffi::CStr) -> Result<OwnedFd, Errno> {

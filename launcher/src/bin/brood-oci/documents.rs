@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use brood_launcher::rootless;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -79,31 +80,18 @@ fn template() -> Value {
 }
 
 fn make_rootless(document: &mut Value) {
-    let mapping = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1}]);
+    rootless::add_user_namespace(document);
     let linux = &mut document["linux"];
-    linux["uidMappings"] = mapping(rustix::process::getuid().as_raw());
-    linux["gidMappings"] = mapping(rustix::process::getgid().as_raw());
     linux["resources"] = Value::Null;
     if let Some(namespaces) = linux["namespaces"].as_array_mut() {
         // A network namespace could not be configured, and without one sysfs cannot be mounted anew.
         namespaces.retain(|namespace| namespace["type"] != "network");
-        namespaces.push(json!({"type": "user"}));
     }
     if let Some(mounts) = document["mounts"].as_array_mut() {
         mounts.retain(|mount| mount["type"] != "cgroup");
-        for mount in mounts {
-            match mount["destination"].as_str() {
-                Some("/sys") => {
-                    *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
-                        "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
-                }
-                Some("/dev/pts") => {
-                    if let Some(options) = mount["options"].as_array_mut() {
-                        options.retain(|option| option != "gid=5");
-                    }
-                }
-                _ => {}
-            }
+        for mount in mounts.iter_mut().filter(|mount| mount["destination"] == "/sys") {
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
         }
     }
 }

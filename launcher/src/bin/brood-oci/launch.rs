@@ -9,6 +9,7 @@ use brood_launcher::hooks::{self, Point};
 use brood_launcher::plan::{Io, Launch, Stdio};
 use brood_launcher::prepare::{self, Order, PrepareError, Prepared, Source};
 use brood_launcher::report::{Outcome, ReportReader, StepError};
+use brood_launcher::rootless;
 use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, INIT, Kept, Manager, now_ns};
 use brood_launcher::sys;
@@ -58,10 +59,17 @@ pub struct CreateArgs {
     ignore_unsupported: bool,
 }
 
+impl CreateArgs {
+    /// Where the configuration is.
+    pub fn config_file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| self.bundle.join("config.json"))
+    }
+}
+
 #[derive(Args)]
 pub struct RunArgs {
     #[command(flatten)]
-    create: CreateArgs,
+    pub create: CreateArgs,
     /// Return when the program runs, and leave the container alone
     #[arg(short, long)]
     detach: bool,
@@ -196,7 +204,7 @@ impl Launching {
         record: impl FnOnce(i32) -> anyhow::Result<()>,
     ) -> anyhow::Result<Spawned> {
         // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
-        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("PR_SET_DUMPABLE")?;
+        rootless::hide_from_containers(self.launch.plan.id_maps.is_some()).context("PR_SET_DUMPABLE")?;
         let Launching { launch: Launch { plan, fds, .. }, status, pidfd_socket, hooks } = self;
         let spawned = Host::open(false)?.spawn(&plan, &fds)?;
         // Our copies of the child's descriptors; the status pipe would never end with its write end held here.

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use brood_launcher::rootless::{self, HostIds};
 use brood_launcher::seal::SealedExe;
 use brood_launcher::state::StateRoot;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -127,6 +128,9 @@ struct IdArgs {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = rootless::serve_maps() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
@@ -175,9 +179,12 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         !(makes_cgroup && by_systemd),
         "the systemd cgroup driver is not supported yet: leave --systemd-cgroup out"
     );
-    let path = cli.root.unwrap_or_else(default_root);
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
-        run_sealed()?;
+    let path = cli.root.unwrap_or_else(rootless::default_state_root);
+    match &command {
+        Command::Create(args) => run_sealed(Some(&args.config_file()))?,
+        Command::Run(args) => run_sealed(Some(&args.create.config_file()))?,
+        Command::Exec(_) => run_sealed(None)?,
+        _ => {}
     }
     let root = StateRoot::open(&path).context("state directory")?;
     anyhow::ensure!(root.path() != Path::new("/"), "--root must not be /");
@@ -198,19 +205,16 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Goes on from a copy of the binary that nobody in a container can overwrite (CVE-2019-5736).
-fn run_sealed() -> anyhow::Result<()> {
+/// Goes on from a copy of the binary that nobody in a container can overwrite (CVE-2019-5736). An ordinary user goes on in
+/// a user namespace as well when there is a container to be made.
+fn run_sealed(config: Option<&Path>) -> anyhow::Result<()> {
     let mut arguments = std::env::args_os();
     if arguments.next().is_some_and(|name| name == SEALED) {
         return Ok(());
     }
+    if let Some(config) = config.filter(|_| rootless::needed()) {
+        rootless::enter(&HostIds::of_file(config))?;
+    }
     let exe = SealedExe::brief().context("sealed copy of the binary")?;
     Err(std::process::Command::new(exe.path()).arg0(SEALED).args(arguments).exec()).context("sealed copy of the binary")
-}
-
-fn default_root() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !rustix::process::geteuid().is_root() => PathBuf::from(directory).join("brood"),
-        _ => PathBuf::from("/run/brood"),
-    }
 }

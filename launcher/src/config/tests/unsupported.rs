@@ -1,6 +1,6 @@
 //! Files that are right and ask for what does not exist here yet.
 
-use super::wrong::{linux, mount};
+use super::wrong::linux;
 use super::*;
 
 fn resources(patch: &Value) -> Value {
@@ -8,27 +8,10 @@ fn resources(patch: &Value) -> Value {
 }
 
 #[test]
-fn joining_some_namespaces_is_refused_even_when_ignoring() {
-    let namespaces = json!([{ "type": "user", "path": "/proc/1/ns/x" }, { "type": "mount" }]);
-    let raw = patched(&linux(&json!({ "namespaces": namespaces })));
-    let error = check(&raw, LoadOptions { ignore_unsupported: true }).unwrap_err().to_string();
-    let reason = "joining an existing user namespace is not supported yet";
-    assert_eq!(error, format!("config.json: linux.namespaces[0].path: {reason}"));
-}
-
-#[test]
 fn what_is_not_supported_yet() {
     let throttle = json!([{ "major": 8, "minor": 0, "rate": 1 }]);
-    let one = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let cases = [
-        (mount(&json!({ "destination": "/a", "uidMappings": one })), "mounts[0].uidMappings"),
-        (mount(&json!({ "destination": "/a", "gidMappings": one })), "mounts[0].gidMappings"),
-        (mount(&json!({ "destination": "/a", "options": ["ro", "idmap"] })), "mounts[0].options[1] (idmap)"),
-        (mount(&json!({ "destination": "/a", "options": ["ridmap"] })), "mounts[0].options[0] (ridmap)"),
-        (mount(&json!({ "destination": "/a", "options": ["tmpcopyup"] })), "mounts[0].options[0] (tmpcopyup)"),
-        (linux(&json!({ "netDevices": { "eth0": {} } })), "linux.netDevices"),
         (linux(&json!({ "intelRdt": { "closID": "x" } })), "linux.intelRdt"),
-        (linux(&json!({ "mountLabel": "l" })), "linux.mountLabel"),
         (resources(&json!({ "devices": [{ "allow": false, "access": "w" }] })), "linux.resources.devices[0]"),
         (
             resources(&json!({ "devices": [{ "allow": false, "type": "c", "access": "rwm" }] })),

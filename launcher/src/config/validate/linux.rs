@@ -33,6 +33,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), ConfigError> {
         }
     }
     time_offsets(linux, spec)?;
+    net_devices(linux, spec)?;
     cgroups_path(linux)?;
     match linux.rootfs_propagation().as_deref() {
         Some(value) if !value.is_empty() && !PROPAGATIONS.contains(&value) => {
@@ -58,7 +59,7 @@ fn namespaces(namespaces: &[LinuxNamespace]) -> Result<(), ConfigError> {
 }
 
 /// The specification's word for a kind of namespace (`oci_spec` prints the kernel's).
-pub(in crate::config) fn kind_name(kind: LinuxNamespaceType) -> &'static str {
+pub(super) fn kind_name(kind: LinuxNamespaceType) -> &'static str {
     match kind {
         LinuxNamespaceType::Mount => "mount",
         LinuxNamespaceType::Cgroup => "cgroup",
@@ -105,6 +106,29 @@ fn time_offsets(linux: &Linux, spec: &Spec) -> Result<(), ConfigError> {
             let reason = format!("must be below {NANOSECONDS_PER_SECOND}, not {nanosecs}");
             return Err(ConfigError::field(format_args!("linux.timeOffsets.{clock}.nanosecs"), reason));
         }
+    }
+    Ok(())
+}
+
+/// Names are as the kernel takes them (`dev_valid_name`), and no patterns.
+fn net_devices(linux: &Linux, spec: &Spec) -> Result<(), ConfigError> {
+    let devices = linux.net_devices().iter().flatten();
+    for (name, device) in devices {
+        if !has_namespace(spec, LinuxNamespaceType::Network) {
+            return Err(ConfigError::field("linux.netDevices", "needs a network namespace in linux.namespaces"));
+        }
+        device_name(format_args!("linux.netDevices.{name}"), name)?;
+        if let Some(new_name) = device.name().as_deref().filter(|new_name| !new_name.is_empty()) {
+            device_name(format_args!("linux.netDevices.{name}.name"), new_name)?;
+        }
+    }
+    Ok(())
+}
+
+fn device_name(field: impl std::fmt::Display, name: &str) -> Result<(), ConfigError> {
+    let odd = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace() || byte == 0x0b;
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name == "." || name == ".." || name.bytes().any(odd) {
+        return Err(ConfigError::field(field, format!("not a name of a network device: {}", quote(name))));
     }
     Ok(())
 }

@@ -18,7 +18,6 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::error::{ConfigError, quote};
 use super::unsupported;
 
-pub(super) use linux::kind_name;
 pub use sysctl::sysctl_path;
 
 /// Longest host or domain name that the kernel takes (`__NEW_UTS_LEN`).

@@ -204,7 +204,7 @@ pub fn prepare(
         terminal = process.terminal().unwrap_or(false);
         reserved.dir.process(INIT).create(process)?;
     }
-    let kept = Kept::of(&spec);
+    let kept = Kept { callers_keyring: !order.new_keyring, ..Kept::of(&spec) };
     reserved.dir.write_kept(&kept)?;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;

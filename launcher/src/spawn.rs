@@ -9,7 +9,7 @@
 
 #![expect(unsafe_code, reason = "clone3: the child continues on a copy of this stack")]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -84,7 +84,7 @@ impl Host {
             return Err(failed("plan without a program")(Errno::INVAL));
         }
         let room = Room::make(plan, fds, &self.proc).map_err(failed("move descriptors out of the way"))?;
-        let (stale, fds) = room.as_ref().map_or((&[][..], fds), |room| (fds, &room.fds[..]));
+        let fds = room.as_ref().map_or(fds, |room| &room.fds[..]);
         let proc = room.as_ref().map_or(self.proc.as_fd(), |room| room.proc.as_fd());
         let fd = |index: FdIndex| fds.get(usize::from(index.0)).map(AsFd::as_fd);
         let awaited = plan.steps.iter().any(|step| matches!(step, Step::AwaitParent));
@@ -95,18 +95,17 @@ impl Host {
         let done = if awaited { Some(pipe().map_err(failed("pipe"))?) } else { None };
         let parent_done = done.as_ref().map(|(read, _)| read.as_fd());
         let ignored_signals = self.ignored_signals;
-        let birth = Birth { plan, fds, stale, programs: &programs, proc, parent_done, ignored_signals };
+        let keep = kept_numbers(plan, fds, proc, parent_done);
+        let birth = Birth { plan, fds, keep: &keep, programs: &programs, proc, parent_done, ignored_signals };
         let (spawned, returned) = match plan.user_namespace {
             Some(user) => {
                 let user = fd(user).ok_or(Errno::BADF).map_err(failed("user namespace"))?;
                 (middle::spawn(birth, user, self.clone_parent)?, Ok(()))
             }
             None => {
-                let joined = self.join(plan, fd)?;
+                let journey = self.join(plan, fd)?;
                 let cloned = clone_child(birth, self.clone_parent);
-                let returned = joined.iter().rev().try_for_each(|(kind, own)| {
-                    sys::setns(own.as_fd(), kind.flag()).map_err(failed("return to own namespace"))
-                });
+                let returned = journey.back();
                 let (pid, pidfd) = cloned.map_err(failed("clone3"))?;
                 (Spawned { pid, pidfd, helper: None }, returned)
             }
@@ -128,24 +127,80 @@ impl Host {
         Ok(spawned)
     }
 
-    /// Joins the namespaces that the child is to be born in, and returns the own ones, for the way back.
-    fn join<'fd>(
+    /// Joins the namespaces that the child is to be born in. When one of them cannot be joined, we are back already.
+    fn join<'fd>(&self, plan: &Plan, fd: impl Fn(FdIndex) -> Option<BorrowedFd<'fd>>) -> Result<Journey, SpawnError> {
+        let mut journey = Journey::default();
+        match self.join_each(plan, fd, &mut journey) {
+            Ok(()) => Ok(journey),
+            Err(error) => journey.back().and(Err(error)),
+        }
+    }
+
+    fn join_each<'fd>(
         &self,
         plan: &Plan,
         fd: impl Fn(FdIndex) -> Option<BorrowedFd<'fd>>,
-    ) -> Result<Vec<(NamespaceKind, OwnedFd)>, SpawnError> {
-        let mut joined = Vec::new();
+        journey: &mut Journey,
+    ) -> Result<(), SpawnError> {
         for namespace in &plan.born {
             let target = fd(namespace.fd).ok_or(Errno::BADF).map_err(failed("namespace"))?;
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             let own = format!("self/ns/{}", namespace.kind.file());
             let own =
                 rustix::fs::openat(&self.proc, own, flags, Mode::empty()).map_err(failed("open own namespace"))?;
+            if namespace.kind == NamespaceKind::Mount {
+                // Both are the other namespace's afterwards (setns(2)).
+                let here =
+                    |path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+                journey.place = Some((here(c"/").map_err(failed("open /"))?, here(c".").map_err(failed("open ."))?));
+            }
             sys::setns(target, namespace.kind.flag()).map_err(failed("join namespace"))?;
-            joined.push((namespace.kind, own));
+            journey.joined.push((namespace.kind, own));
         }
-        Ok(joined)
+        Ok(())
     }
+}
+
+/// The namespaces that were left for the clone, and the root and working directory that go with the mount namespace.
+#[derive(Default)]
+struct Journey {
+    joined: Vec<(NamespaceKind, OwnedFd)>,
+    place: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Journey {
+    fn back(&self) -> Result<(), SpawnError> {
+        for (kind, own) in self.joined.iter().rev() {
+            sys::setns(own.as_fd(), kind.flag()).map_err(failed("return to own namespace"))?;
+        }
+        let Some((root, directory)) = &self.place else { return Ok(()) };
+        let returned = rustix::process::fchdir(root)
+            .and_then(|()| rustix::process::chroot(c"."))
+            .and_then(|()| rustix::process::fchdir(directory));
+        returned.map_err(failed("return to own directory"))
+    }
+}
+
+/// The numbers of all descriptors that the child keeps, in order; it closes the rest before anything else. What is the
+/// parent's would keep a pipe open whose end of file somebody waits for; and whoever may look into the child
+/// (CAP_SYS_PTRACE in a pid namespace that it is born in) finds nothing of the host's there that is not needed.
+fn kept_numbers(plan: &Plan, fds: &[OwnedFd], proc: BorrowedFd<'_>, parent_done: Option<BorrowedFd<'_>>) -> Vec<RawFd> {
+    let uses_proc = |step: &Step| {
+        matches!(
+            step,
+            Step::OomScoreAdj(_)
+                | Step::NewTimeNamespace { .. }
+                | Step::Sysctl { .. }
+                | Step::Label { .. }
+                | Step::Seccomp { listener: Some(_), .. }
+        )
+    };
+    let cgroup = plan.cgroup.map(|index| usize::from(index.0));
+    let proc = Some(proc).filter(|_| plan.steps.iter().any(uses_proc));
+    let listed = fds.iter().enumerate().filter(|(index, _)| Some(*index) != cgroup).map(|(_, fd)| fd.as_raw_fd());
+    let mut numbers: Vec<RawFd> = listed.chain(proc.iter().chain(&parent_done).map(AsRawFd::as_raw_fd)).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// Clones, and has the child go its way. With `clone_parent` it becomes a child of our parent. Used between two clones

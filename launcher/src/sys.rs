@@ -74,6 +74,27 @@ pub unsafe fn clone3(args: CloneArgs<'_>) -> Result<Cloned> {
     Ok(Cloned::Parent { pid: pid as i32, pidfd })
 }
 
+/// The same by clone(2), for where clone3(2) is filtered; the cgroup is not looked at.
+///
+/// # Safety
+/// As [`clone3`].
+///
+/// # Errors
+/// As clone(2).
+pub unsafe fn clone(args: CloneArgs<'_>) -> Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    let flags = args.flags | libc::CLONE_PIDFD as u64 | args.exit_signal;
+    // SAFETY: the caller vouches for the child; without a stack it goes on on a copy of ours; `pidfd` outlives the call. The
+    // place of the third argument is the same on all architectures.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?;
+    if pid == 0 {
+        return Ok(Cloned::Child);
+    }
+    // SAFETY: the kernel stored a new descriptor that nobody else knows of.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Cloned::Parent { pid: pid as i32, pidfd })
+}
+
 /// mount_setattr(2) on the mount that a descriptor refers to.
 ///
 /// # Errors
@@ -467,6 +488,13 @@ pub fn dup_cloexec_to(fd: BorrowedFd<'_>, over: BorrowedFd<'_>) -> Result<()> {
 pub(crate) fn close_forgotten(number: RawFd) {
     // SAFETY: the caller's promise: no `OwnedFd` of this process is used or dropped for it any more.
     unsafe { libc::close(number) };
+}
+
+/// close_range(2) of numbers that a child inherited and nobody there uses: their owner is the memory of the parent. A
+/// number that is not open is fine.
+pub(crate) fn close_forgotten_range(first: RawFd, last: RawFd) {
+    // SAFETY: the caller's promise: no `OwnedFd` of this process is used or dropped for them any more.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 /// A close-on-exec copy of a descriptor that the caller of this process left open for it: one that is open, and not

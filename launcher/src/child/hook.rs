@@ -32,7 +32,13 @@ impl Child<'_> {
         let input = state_file(&hook.state, pid).during(Op::HookInput)?;
         let args = CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None };
         // SAFETY: a child of a clone has one thread.
-        match unsafe { sys::clone3(args) }.during(Op::Call)? {
+        let cloned = match unsafe { sys::clone3(args) } {
+            // A seccomp profile answers so, since it cannot look at the flags of clone3.
+            // SAFETY: as above.
+            Err(Errno::NOSYS) => unsafe { sys::clone(args) },
+            cloned => cloned,
+        };
+        match cloned.during(Op::Call)? {
             Cloned::Child => become_hook(hook, arrays, input.as_fd()),
             Cloned::Parent { pidfd, .. } => await_hook(&pidfd, hook.timeout),
         }

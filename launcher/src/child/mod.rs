@@ -23,7 +23,7 @@ mod target;
 mod terminal;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -58,8 +58,8 @@ pub(crate) const FIRST_OTHER_FD: i32 = 3;
 pub(crate) struct Birth<'a> {
     pub plan: &'a Plan,
     pub fds: &'a [OwnedFd],
-    /// What `fds` are copies of; to be closed, since an end of file waits for all copies.
-    pub stale: &'a [OwnedFd],
+    /// Numbers of the descriptors that are kept, in order; all others are closed.
+    pub keep: &'a [RawFd],
     /// argv and envp of the plan's hooks, in their order, and last of its `Exec`.
     pub programs: &'a [ProgramArrays<'a>],
     /// `/proc` of the pid namespace that cloned us, opened as a directory. The container's own is not to be trusted
@@ -93,6 +93,8 @@ struct Child<'a> {
     /// Where reports go; replaced at `Park` by the connection of whoever starts us.
     report_to: Option<BorrowedFd<'a>>,
     connection: Option<OwnedFd>,
+    /// Our pid as whoever launches sees it, in decimal, and its length; for a seccomp listener.
+    host_pid: ([u8; 32], usize),
 }
 
 /// Executes the plan. Never returns: the process ends in execve or in `_exit` after a report.
@@ -111,10 +113,9 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
         programs_run: 0,
         report_to,
         connection: None,
+        host_pid: ([0; 32], 0),
     };
-    for fd in child.birth.stale {
-        sys::close_forgotten(fd.as_raw_fd());
-    }
+    close_all_but(child.birth.keep);
     // Before anything else is opened: their numbers are taken from here on.
     for (index, number) in plan.preserve.iter().zip(FIRST_OTHER_FD..) {
         if let Err(Failure { op, errno }) =
@@ -133,7 +134,44 @@ pub(crate) fn run(birth: Birth<'_>) -> ! {
     sys::exit_now(125)
 }
 
+/// Whatever fails here is a number that nobody has.
+fn close_all_but(keep: &[RawFd]) {
+    let mut next = FIRST_OTHER_FD;
+    for number in keep {
+        if *number > next {
+            sys::close_forgotten_range(next, *number - 1);
+        }
+        next = next.max(*number + 1);
+    }
+    sys::close_forgotten_range(next, RawFd::MAX);
+}
+
 impl<'a> Child<'a> {
+    /// Everything of the host's goes, once the working directory, the last of the container's paths, is entered: from here
+    /// on the container's user may look at us (a parked process, its startContainer hooks).
+    fn let_go(&mut self) -> Done {
+        let plan = self.birth.plan;
+        let lasting = |step: &Step| match step {
+            Step::Park { socket } => Some(*socket),
+            Step::Seccomp { listener: Some(listener), .. } => Some(listener.socket),
+            _ => None,
+        };
+        if plan.steps.iter().any(|step| matches!(step, Step::Seccomp { listener: Some(_), .. })) {
+            let length = sys::read_link(self.birth.proc, c"self", &mut self.host_pid.0).during(Op::ProcRead)?;
+            self.host_pid.1 = length;
+        }
+        (self.root, self.made_root, self.empty) = (None, None, None);
+        for (index, fd) in self.birth.fds.iter().enumerate() {
+            let is_this = |other: FdIndex| usize::from(other.0) == index;
+            let stays = plan.status.is_some_and(is_this) || plan.steps.iter().filter_map(lasting).any(is_this);
+            if !stays {
+                sys::close_forgotten(fd.as_raw_fd());
+            }
+        }
+        sys::close_forgotten(self.birth.proc.as_raw_fd());
+        Ok(())
+    }
+
     fn execute(&mut self, step: &'a Step) -> Done {
         match step {
             Step::AwaitParent => self.await_parent(),
@@ -184,7 +222,7 @@ impl<'a> Child<'a> {
                 self.terminal(*socket, (*rows, *columns), *uid, *console)
             }
             Step::Stdio { stdin, stdout, stderr, uid } => self.stdio([*stdin, *stdout, *stderr], *uid),
-            Step::WorkingDirectory(path) => self.working_directory(path),
+            Step::WorkingDirectory(path) => self.working_directory(path).and_then(|()| self.let_go()),
             Step::BoundingSet(keep) => identity::bounding_set(*keep),
             Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
             Step::Capabilities(sets) => identity::capabilities(sets),

@@ -54,10 +54,8 @@ impl Child<'_> {
             return install(program, flags).map(drop).during(Op::Call);
         };
         let socket = self.fd(*socket)?;
-        let mut buffer = [0u8; 32];
-        // Our pid in the namespace of whoever launches, which is what the receiver can use.
-        let length = sys::read_link(self.birth.proc, c"self", &mut buffer).during(Op::ProcRead)?;
-        let pid = buffer.get(..length).unwrap_or_default();
+        // In the namespace of whoever launches, which is what the receiver can use.
+        let pid = self.host_pid.0.get(..self.host_pid.1).unwrap_or_default();
         let shared = share().during(Op::SendListener)?;
         let own_pid = rustix::process::getpid();
         let args = CloneArgs { flags: libc::CLONE_FILES as u64, exit_signal: libc::SIGCHLD as u64, cgroup: None };

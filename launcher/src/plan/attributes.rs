@@ -27,6 +27,11 @@ pub(super) fn sysctls(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), PlanErro
     Ok(())
 }
 
+/// The session keyring of a container, by its name: an exec joins the one that the init process made.
+pub(super) fn session_keyring(id: &str) -> Result<Step, PlanError> {
+    Ok(Step::SessionKeyring(c_string("id", format!("_ses.{id}"))?))
+}
+
 /// Scheduling and I/O priority of a process.
 pub(super) fn priorities(process: &Process, steps: &mut Vec<Step>) -> Result<(), PlanError> {
     if let Some(scheduler) = process.scheduler() {

@@ -137,8 +137,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     launch.plan.net_devices = net_devices(spec)?;
     enter_namespaces(spec, &namespaces, &mut launch, &mut steps)?;
     if options.new_keyring {
-        let name = c_string("id", format!("_ses.{}", options.container.id))?;
-        steps.push(Step::SessionKeyring(name));
+        steps.push(attributes::session_keyring(&options.container.id)?);
     }
     attributes::sysctls(spec, &mut steps)?;
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | oom score | the file in /proc belongs to the host's root |
 //! | cpu affinity | `initial` holds while namespaces are joined, `final` from then on |
+//! | await parent | the parent's half: the oom score |
 //! | join container | all namespaces but the pid namespace, which the clone is born in |
 //! | process, park, program | as for an init process |
 
@@ -53,6 +54,16 @@ const NAMESPACES: [(&str, i32); 8] = [
     ("time", libc::CLONE_NEWTIME),
 ];
 
+/// Namespaces that an exec can be born in, the mount namespace last: until then our own files are there.
+const BORN: [NamespaceKind; 6] = [
+    NamespaceKind::Network,
+    NamespaceKind::Ipc,
+    NamespaceKind::Uts,
+    NamespaceKind::Cgroup,
+    NamespaceKind::Time,
+    NamespaceKind::Mount,
+];
+
 /// Builds the launch of an exec.
 ///
 /// # Errors
@@ -75,11 +86,24 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let mut namespaces = namespaces & !libc::CLONE_NEWPID;
     // From outside an ordinary user has no right but that of the user namespace's owner, so it comes first.
     let owner = rootless::needed() && namespaces & libc::CLONE_NEWUSER != 0;
+    // The same user namespace as ours: then the container's processes may look at any process in their pid namespace, if
+    // they have CAP_SYS_PTRACE, so the exec must have nothing of the host's from its birth on. With a user namespace it has
+    // privileges that they lack until it has joined.
+    let exposed = namespaces & libc::CLONE_NEWUSER == 0;
     match process.oom_score_adj() {
         Some(_) if owner => {
             launch.details.push("process.oomScoreAdj: not for an exec of an ordinary user's; left as it is".to_owned());
         }
+        Some(value) if exposed => {
+            launch.plan.oom_score_adj = Some(value);
+            steps.push(Step::AwaitParent);
+        }
         value => steps.extend(value.map(Step::OomScoreAdj)),
+    }
+    if exposed {
+        let joined = BORN.into_iter().filter(|kind| namespaces & kind.flag() != 0);
+        launch.plan.born.extend(joined.map(|kind| Namespace { kind, fd: init }));
+        namespaces = 0;
     }
     if owner {
         launch.plan.user_namespace = Some(init);
@@ -90,6 +114,9 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
         steps.push(Step::EnterUserNamespace);
     }
     steps.push(Step::NewSession);
+    if !options.kept.callers_keyring {
+        steps.push(attributes::session_keyring(&options.container.id)?);
+    }
     steps.extend(attributes::affinity("final", last.and_then(Option::as_ref))?);
     launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();
     let own = ProcessOptions {

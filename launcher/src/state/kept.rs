@@ -10,6 +10,9 @@ pub struct Kept {
     /// `linux.seccomp`, for execs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<LinuxSeccomp>,
+    /// Whether the container has the keyring of whoever created it, and no session keyring of its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub callers_keyring: bool,
     /// `linux.personality`, for execs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: Option<LinuxPersonality>,
@@ -47,6 +50,7 @@ impl Kept {
         create_runtime.extend(list(hooks.map(|hooks| hooks.create_runtime())));
         Kept {
             seccomp: linux.and_then(|linux| linux.seccomp().clone()),
+            callers_keyring: false,
             personality: linux.and_then(|linux| linux.personality().clone()),
             memory_policy: linux.and_then(|linux| linux.memory_policy().clone()),
             create_runtime,

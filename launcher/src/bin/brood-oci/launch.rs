@@ -132,6 +132,8 @@ struct Launched {
 /// Prepares, clones, and waits until the child runs or is parked.
 fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Launched> {
     let inherited = Inherited::take(args.preserve_fds)?;
+    // What else our caller left open is nobody's business, not even a hook's.
+    sys::close_range_cloexec(3).context("close_range")?;
     let pidfd_socket = args.pidfd_socket.as_deref().map(|path| console::connect("--pidfd-socket", path)).transpose()?;
     let order = Order {
         id: args.id,
@@ -167,8 +169,16 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
         runtime.messages.debug(detail);
     }
     let launching = Launching { launch, status, pidfd_socket, hooks: Some((kept, state)) };
-    let spawned = launching
-        .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from))?;
+    let started = launching
+        .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from));
+    let spawned = match started {
+        Ok(spawned) => spawned,
+        Err(error) => {
+            // No process is left. Hooks may have run, and so those after the end have their turn.
+            lifecycle::remove(runtime, &reserved.keep())?;
+            return Err(error);
+        }
+    };
     let launched = Launched { dir: reserved.keep(), spawned, console };
     if mode != Mode::Create
         && let Err(error) = lifecycle::poststart(&launched.dir)
@@ -213,7 +223,7 @@ impl Launching {
             let mut reader = ReportReader::default();
             reader.read_to_end(&status).context("status pipe")?;
             if let Some((kept, state)) = hooks.filter(|_| reader.awaits_hooks()) {
-                run_hooks(&kept, &state, spawned.pid)?;
+                hooks::run(&kept, Point::CreateRuntime, &state, spawned.pid)?;
                 // Should the child be gone meanwhile, its end of file says so.
                 let _ = rustix::net::send(&status, &[1], rustix::net::SendFlags::NOSIGNAL);
                 reader.read_to_end(&status).context("status pipe")?;
@@ -235,15 +245,6 @@ impl Launching {
         }
         Ok(spawned)
     }
-}
-
-/// The hooks of a container whose namespaces are there. If one fails there will be no container, and so the `poststop`
-/// hooks have their turn (runtime-spec, "Lifecycle", 4 and 13).
-fn run_hooks(kept: &Kept, state: &ContainerState, pid: i32) -> anyhow::Result<()> {
-    hooks::run(kept, Point::CreateRuntime, state, pid).map_err(|error| {
-        let _ = hooks::run(kept, Point::Poststop, state, 0);
-        error.into()
-    })
 }
 
 fn end(spawned: &Spawned) -> anyhow::Result<()> {

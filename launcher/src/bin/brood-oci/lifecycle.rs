@@ -66,9 +66,10 @@ pub fn start(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
         Err(Errno::CONNREFUSED) => bail!("cannot start a container that has stopped"),
         Err(errno) => return Err(errno).context("connect to start.sock"),
     };
+    // Once connected it is started, whatever becomes of us.
+    dir.start_socket().remove();
     let mut reader = ReportReader::default();
     reader.read_to_end(&connection).context("read from start.sock")?;
-    dir.start_socket().remove();
     match reader.finish_start() {
         Outcome::Running => poststart(&dir).map(|()| ExitCode::SUCCESS),
         Outcome::Failed(error) => Err(NotStarted::from(error).into()),

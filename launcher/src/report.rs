@@ -142,6 +142,10 @@ ops! {
     IdMap = 39, "map identities";
     /// Filling a tmpfs with what it covers.
     CopyUp = 40, "copy what is there";
+    /// Reading below /proc of whoever launches.
+    ProcRead = 41, "read /proc/self";
+    /// The helper could not be cloned, or sendmsg(2) of the filter's listener failed.
+    SendListener = 42, "send the listener to linux.seccomp.listenerPath";
 }
 
 impl Report {

@@ -7,8 +7,7 @@
 use std::fmt::Display;
 
 use oci_spec::runtime::{
-    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources,
-    LinuxSeccomp, LinuxSeccompAction, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources, Spec,
 };
 
 use super::error::ConfigError;
@@ -66,10 +65,7 @@ impl Check {
     fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
         self.refuse_each(
             "linux",
-            [
-                ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
-                ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
-            ],
+            [("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()))],
         )?;
         linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))
     }
@@ -162,14 +158,6 @@ fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
     let access = rule.access().as_deref().unwrap_or_default();
     let all = ['r', 'w', 'm'].into_iter().all(|letter| access.contains(letter));
     !rule.allow() && kind && any(rule.major()) && any(rule.minor()) && all
-}
-
-/// Whether some call is to be decided by a process that listens.
-fn asks_for_listener(profile: &LinuxSeccomp) -> bool {
-    let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
-    profile.listener_path().is_some()
-        || notifies(profile.default_action())
-        || profile.syscalls().iter().flatten().any(|rule| notifies(rule.action()))
 }
 
 fn is_text(value: &Option<String>) -> bool {

@@ -173,6 +173,8 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let kept = Kept::of(spec);
     let own = ProcessOptions {
         kept: &kept,
+        container: &options.container,
+        init_pid: None,
         root: &root,
         io: options.io,
         console: true,

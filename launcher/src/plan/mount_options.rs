@@ -73,6 +73,9 @@ const PROPAGATIONS: &[(&str, u64)] = &[
 /// Options that mean what is the default already.
 const NOTHING: &[&str] = &["defaults", "async", "nolazytime", "nomand", "loud", "silent", "iversion", "noiversion"];
 
+/// Words for engines that some of them pass on (buildah does): the relabelling has been done by then, or has not.
+const FOR_ENGINES: &[&str] = &["z", "Z"];
+
 /// Options that take more than a flag; the last two are crun's.
 const EXTENSIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup", "src-nofollow", "copy-symlink"];
 
@@ -130,7 +133,7 @@ impl Options {
                 "copy-symlink" => self.copy_symlink = true,
                 "dest-nofollow" => return Err(PlanError::new(field, "dest-nofollow: not supported yet")),
                 "" => return Err(PlanError::new(field, "an option must not be empty")),
-                option if NOTHING.contains(&option) => {}
+                option if NOTHING.contains(&option) || FOR_ENGINES.contains(&option) => {}
                 option if option.starts_with("idmap=") || option.starts_with("ridmap=") => {
                     let (name, maps) = option.split_once('=').unwrap_or_default();
                     self.id_map = Some(IdMapOption { recursive: name == "ridmap", maps: Some(maps.to_owned()) });

@@ -11,7 +11,6 @@ fn resources(patch: &Value) -> Value {
 fn what_is_not_supported_yet() {
     let throttle = json!([{ "major": 8, "minor": 0, "rate": 1 }]);
     let cases = [
-        (linux(&json!({ "seccomp": { "defaultAction": "SCMP_ACT_NOTIFY" } })), "linux.seccomp.listenerPath"),
         (linux(&json!({ "intelRdt": { "closID": "x" } })), "linux.intelRdt"),
         (resources(&json!({ "devices": [{ "allow": false, "access": "w" }] })), "linux.resources.devices[0]"),
         (

@@ -93,6 +93,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
             command.env(key, value);
         }
     }
+    crate::sys::only_standard_fds(&mut command);
     let mut child = command.spawn().map_err(error)?;
     let late = !ended_within(child.id(), hook.timeout()).map_err(errno)?;
     if late {

@@ -172,6 +172,13 @@ pub fn close_range_cloexec(first: RawFd) -> Result<()> {
     check(done).map(drop)
 }
 
+/// Gives a command no descriptor but 0, 1 and 2, whatever our own caller left open (CVE-2024-21626).
+pub fn only_standard_fds(command: &mut std::process::Command) {
+    let close = || close_range_cloexec(3).map_err(std::io::Error::from);
+    // SAFETY: between fork and exec one system call is made; it allocates nothing and takes no lock.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, close) };
+}
+
 /// The signals that this process ignores, one bit each from bit 0 for signal 1. Handled ones become default by execve(2),
 /// but an ignored signal stays ignored, and the Rust runtime ignores SIGPIPE.
 #[must_use]

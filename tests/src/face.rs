@@ -3,6 +3,8 @@
 use crate::binaries;
 use crate::bundle::Bundle;
 use crate::command::{Cmd, Output};
+use crate::container::Container;
+use crate::daemon::Daemon;
 use crate::sandbox::Sandbox;
 
 /// A command that runs bundles.
@@ -64,5 +66,47 @@ pub fn in_bundle(edit: impl Fn(&mut Bundle), script: &str, check: impl Fn(&str))
         eprintln!("{face:?}: {output}");
         check(&output.stdout);
         assert_eq!(sandbox.containers(), Vec::<String>::new(), "{face:?} left state behind");
+    }
+}
+
+/// `exec` of one face, on a container that runs: options, then the command.
+pub type Exec<'a> = &'a dyn Fn(&[&str], &[&str]) -> Cmd;
+
+/// Starts a container that lives on, through `brood-oci` and through a daemon, and lets `check` run execs in it.
+///
+/// # Panics
+/// When it cannot be started or removed.
+#[track_caller]
+pub fn in_running(edit: impl Fn(&mut Bundle), check: impl Fn(Face, &Bundle, Exec<'_>)) {
+    let lively = |bundle: &mut Bundle| {
+        bundle.live_until_term(0);
+        edit(bundle);
+    };
+    for &face in Face::all() {
+        match face {
+            Face::Oci => {
+                let container = Container::new(lively).up();
+                let exec = |options: &[&str], command: &[&str]| {
+                    container.oci(&["exec"]).args(options).arg(&container.id).args(command)
+                };
+                check(face, &container.bundle, &exec);
+                container.call(&["delete", "--force"]).ok();
+            }
+            Face::Brood => {
+                let sandbox = Sandbox::new();
+                let daemon = Daemon::start(&sandbox, &[]);
+                let mut bundle = Bundle::busybox(&sandbox, "bundle");
+                lively(&mut bundle);
+                bundle.write();
+                let id = sandbox.id("box");
+                daemon.brood().args(["run", "-d", "--name", &id, "--bundle"]).arg(bundle.path()).run().ok();
+                bundle.await_up();
+                let exec = |options: &[&str], command: &[&str]| {
+                    daemon.brood().arg("exec").args(options).arg(&id).args(command)
+                };
+                check(face, &bundle, &exec);
+                daemon.brood().args(["rm", "--force", &id]).run().ok();
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
+use brood_launcher::exec::parse_id;
 use brood_launcher::plan::{DefaultBundle, Stdio, default_spec};
 use brood_launcher::prepare::Source;
 use brood_launcher::rootless::{self, HostIds};
@@ -374,11 +375,10 @@ pub(super) fn environment(entries: &[String]) -> anyhow::Result<Vec<String>> {
 /// A number is only ever a number (CVE-2016-3697); a name is looked up on the host, and only where its root is used.
 fn parse_user(user: &str, host_names: bool) -> anyhow::Result<(u32, u32)> {
     let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
-    let group = group
-        .map(|group| group.parse::<u32>().map_err(|_| anyhow::anyhow!("--user {user:?}: the group must be a number")));
-    let group = group.transpose()?;
+    let number = |text: &str| parse_id(text).with_context(|| format!("--user {user:?}"));
+    let group = group.map(number).transpose()?;
     if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-        let uid = name.parse().map_err(|_| anyhow::anyhow!("--user {user:?}: out of range"))?;
+        let uid = number(name)?;
         return Ok((uid, group.unwrap_or(0)));
     }
     ensure!(host_names, "--user {user:?}: with --rootfs it must be a number");

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use brood_launcher::plan::{BuildOptions, ExecOptions, Io, Launch, Stdio, Step, build, build_exec};
+use brood_launcher::plan::{BuildOptions, ExecOptions, Io, Launch, NamespaceKind, Stdio, Step, build, build_exec};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerState, Kept, StateRoot};
@@ -257,6 +257,8 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
         park: None,
     };
     let Launch { plan, fds, .. } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();
+    // Without a user namespace of the container's own, its processes may look at the exec from its birth on.
+    assert!(plan.born.iter().any(|namespace| namespace.kind == NamespaceKind::Mount), "{:?}", plan.born);
     let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
     drop(fds);
     let mut reader = ReportReader::default();

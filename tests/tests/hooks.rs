@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use brood_tests::{Bundle, Container, Face, Sandbox, binaries};
+use brood_tests::{Bundle, Container, Face, Sandbox, binaries, waiting};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// Appends what the hook sees to a file of the test's: its name, the state, whether it is in the container's uts namespace.
@@ -162,5 +163,85 @@ fn a_hook_that_takes_too_long_is_killed() {
             }
             sandbox.assert_clean();
         }
+    }
+}
+
+/// While a startContainer hook (a program of the image) runs, and while a container waits for `start`, whoever has
+/// CAP_SYS_PTRACE in it may look into its init process, in which there must be no way to the host: no directory at all.
+#[test]
+fn the_process_that_waits_has_no_directory_of_the_hosts() {
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.config["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
+        }
+        let look =
+            "for fd in /proc/1/fd/*; do test -d $fd/ && readlink $fd; done > /tmp/found; ls /proc/1/fd > /tmp/all";
+        bundle.config["hooks"]["startContainer"] =
+            json!([{ "path": "/bin/sh", "args": ["sh", "-c", look], "env": ["PATH=/bin"] }]);
+        bundle.sh("wc -l < /tmp/all; cat /tmp/found");
+        let output = face.run(&sandbox, &bundle).expect(0).stdout;
+        let (count, found) = output.split_once('\n').unwrap();
+        assert!(count.trim().parse::<u32>().unwrap() >= 3, "{face:?}: nothing was looked at: {output}");
+        assert_eq!(found, "", "{face:?}");
+        sandbox.assert_clean();
+    }
+}
+
+/// The runtime that dies while its hook runs leaves a child that ends, and no container that hangs for ever.
+#[test]
+fn a_runtime_that_dies_in_a_hook_takes_the_container_along() {
+    let container = Container::new(|bundle| bundle.sh("sleep 1000"));
+    let mut bundle = Bundle::empty(&container.sandbox, "edited");
+    bundle.config = container.bundle.config.clone();
+    let mark = container.sandbox.path("hook-pid");
+    let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", mark.display());
+    bundle.config["hooks"]["createRuntime"] =
+        json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"] }]);
+    fs::write(container.bundle.config_path(), bundle.config.to_string()).unwrap();
+    let create = container.oci(&["create", "--bundle"]).arg(container.bundle.path()).arg(&container.id).start();
+    let hook: i32 = waiting::until("the hook", || fs::read_to_string(&mark).ok()?.trim().parse().ok());
+    create.signal(Signal::KILL);
+    create.finish();
+    kill_process(Pid::from_raw(hook).unwrap(), Signal::KILL).unwrap();
+    waiting::gone(hook);
+    waiting::until("the end of the child", || (container.state()["status"] == "stopped").then_some(()));
+    container.call(&["delete", "--force"]).ok();
+}
+
+/// What the first hooks made (a network, say) must be taken down again.
+#[test]
+fn poststop_hooks_follow_a_launch_that_fails_after_its_first_hooks() {
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        let log = sandbox.path("hooks");
+        for kind in ["createRuntime", "poststop"] {
+            bundle.config["hooks"][kind] = json!([recorder(log.to_str().unwrap(), kind)]);
+        }
+        bundle.args(&["/no/such/program"]);
+        assert_ne!(face.run(&sandbox, &bundle).code(), 0);
+        let kinds: Vec<String> = read(&fs::read_to_string(&log).unwrap()).into_iter().map(|seen| seen.kind).collect();
+        assert_eq!(kinds, ["createRuntime", "poststop"], "{face:?}");
+        sandbox.assert_clean();
+    }
+}
+
+/// Profiles of engines answer clone3(2) with ENOSYS, and without no_new_privs the filter is there before the hook.
+#[test]
+fn a_hook_runs_under_a_filter_that_hides_clone3() {
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        bundle.config["process"]["noNewPrivileges"] = json!(false);
+        bundle.config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }],
+        });
+        bundle.config["hooks"]["startContainer"] = json!([{ "path": "/bin/touch", "args": ["touch", "/tmp/hooked"] }]);
+        bundle.sh("test -e /tmp/hooked && echo hooked");
+        assert_eq!(face.run(&sandbox, &bundle).ok(), "hooked\n", "{face:?}");
+        sandbox.assert_clean();
     }
 }

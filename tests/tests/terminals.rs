@@ -166,3 +166,18 @@ fn the_pidfd_socket_receives_a_handle() {
     assert!(waiting::readable(&pidfd, Instant::now() + waiting::PATIENCE), "its end was not told");
     container.call(&["delete", "--force"]).ok();
 }
+
+/// A terminal takes no more than its program reads. Whoever carries the rest must not wait for it.
+#[test]
+fn input_that_nobody_reads_holds_nothing_up() {
+    let container = Container::new(|bundle| {
+        bundle.live_until_term(7);
+        bundle.config["process"]["terminal"] = json!(true);
+    });
+    let run = container.oci(&["run", "--bundle"]).arg(container.bundle.path()).arg(&container.id);
+    let run = run.stdin(vec![b'x'; 1 << 20]).start();
+    container.bundle.await_up();
+    container.call(&["kill"]).ok();
+    run.finish().expect(7);
+    assert_eq!(container.sandbox.containers(), Vec::<String>::new());
+}

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use brood_launcher::plan::{Plan, Step};
 use brood_launcher::zygote::frame;
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
 use rustix::termios::{OptionalActions, Termios};
@@ -85,6 +86,8 @@ pub struct Relay {
     master: OwnedFd,
     /// How our own terminal was, if we have one.
     before: Option<Termios>,
+    /// What our input has given and the terminal has not taken.
+    pending: Vec<u8>,
     input_ended: bool,
     output_ended: bool,
 }
@@ -98,13 +101,20 @@ impl Relay {
             raw.make_raw();
             rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).context("terminal into raw mode")?;
         }
-        Ok(Relay { master, before, input_ended: false, output_ended: false })
+        rustix::io::ioctl_fionbio(&master, true).context("terminal")?;
+        Ok(Relay { master, before, pending: Vec::new(), input_ended: false, output_ended: false })
     }
 
     /// What is to be waited for: our input and the container's output, unless they have ended.
-    pub fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
-        let input = (!self.input_ended).then(|| (Source::Input, rustix::stdio::stdin()));
-        let output = (!self.output_ended).then(|| (Source::Output, self.master.as_fd()));
+    pub fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
+        let master = self.master.as_fd();
+        // Nothing more is read before the terminal has taken what was.
+        let input = match (self.pending.is_empty(), self.input_ended) {
+            (false, _) => Some((Source::Room, master, PollFlags::OUT)),
+            (true, false) => Some((Source::Input, rustix::stdio::stdin(), PollFlags::IN)),
+            (true, true) => None,
+        };
+        let output = (!self.output_ended).then_some((Source::Output, master, PollFlags::IN));
         input.into_iter().chain(output)
     }
 
@@ -114,8 +124,9 @@ impl Relay {
             self.carry_output()?;
         }
         if ready.contains(&Source::Input) {
-            self.carry_input()?;
+            self.read_input()?;
         }
+        self.write_pending()?;
         Ok(())
     }
 
@@ -126,26 +137,30 @@ impl Relay {
         }
     }
 
-    fn carry_input(&mut self) -> anyhow::Result<()> {
+    fn read_input(&mut self) -> anyhow::Result<()> {
         let mut buffer = [0; 4096];
         match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
             Ok(0) | Err(Errno::IO) => {
                 self.input_ended = true;
                 // Ctrl-D, which is how a terminal says that its input has ended.
-                let _ = rustix::io::write(&self.master, &[4]);
+                self.pending.push(4);
             }
-            Ok(length) => {
-                let mut rest = buffer.get(..length).unwrap_or_default();
-                while !rest.is_empty() {
-                    match rustix::io::write(&self.master, rest) {
-                        Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                        Err(Errno::IO) => break,
-                        Err(errno) => return Err(errno).context("write to the terminal"),
-                    }
-                }
-            }
+            Ok(length) => self.pending.extend_from_slice(buffer.get(..length).unwrap_or_default()),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => return Err(errno).context("read standard input"),
+        }
+        Ok(())
+    }
+
+    /// Never waits: a terminal takes no more than its program reads, and the program may be dead.
+    fn write_pending(&mut self) -> anyhow::Result<()> {
+        while !self.pending.is_empty() {
+            match rustix::io::write(&self.master, &self.pending) {
+                Ok(written) => drop(self.pending.drain(..written)),
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(Errno::IO) => self.pending.clear(),
+                Err(errno) => return Err(errno).context("write to the terminal"),
+            }
         }
         Ok(())
     }

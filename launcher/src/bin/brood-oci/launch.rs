@@ -255,7 +255,7 @@ fn end(spawned: &Spawned) -> anyhow::Result<()> {
 /// Waits for the exit, passing signals and a terminal's bytes on, and reaps.
 pub fn wait(forwarder: &Forwarder, spawned: &Spawned, console: Console) -> anyhow::Result<ExitRecord> {
     let relay = console.relay()?;
-    forwarder.until_exit(spawned.pidfd.as_fd(), relay).context("wait for the process")?;
+    forwarder.until_exit(spawned, relay).context("wait for the process")?;
     reap(spawned.pidfd.as_fd())
 }
 

@@ -140,6 +140,8 @@ ops! {
     SendTerminal = 38, "send the terminal to the console socket";
     /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
     IdMap = 39, "map identities";
+    /// `TCSETS`.
+    TerminalModes = 45, "set the terminal's modes";
 }
 
 impl Report {
@@ -217,6 +219,10 @@ impl std::fmt::Display for StepError {
                 (Errno::NOENT, true) => write!(f, ": {field}: exec: {program:?}: stat {program}: {reason}"),
                 _ => write!(f, ": {field}: exec: {program:?}: {reason}"),
             };
+        }
+        if let (Op::Execve, Some((field, program))) = (self.op, self.object.split_once(' ')) {
+            // Go's words too; most often it is the interpreter of a script that is missing.
+            return write!(f, ": {field}: exec {program}: {}", errno_text(self.errno));
         }
         if !self.object.is_empty() {
             write!(f, ": {}", self.object)?;

@@ -115,6 +115,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
 
     let mut steps = Vec::with_capacity(64);
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
+    steps.extend(attributes::every_cpu());
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
     let own_users = namespaces.has(LinuxNamespaceType::User);
     if rootless::needed() && !own_users {

@@ -229,6 +229,8 @@ impl std::fmt::Display for StepError {
         }
         match self.op {
             Op::Call | Op::Execve => write!(f, ": {}", errno_text(self.errno)),
+            // Most often the filter's doing.
+            Op::HookSignal if self.errno.raw_os_error() == libc::SIGSYS => f.write_str(": signal: bad system call"),
             Op::HookExit | Op::HookSignal => write!(f, ": {} {}", self.op.text(), self.errno.raw_os_error()),
             op => write!(f, ": {}: {}", op.text(), errno_text(self.errno)),
         }

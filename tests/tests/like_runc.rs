@@ -150,3 +150,46 @@ fn a_template_has_a_cgroup_namespace_on_cgroup_v2_alone() {
     let has = namespaces.iter().any(|namespace| namespace["type"] == "cgroup");
     assert_eq!(has, fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_ok(), "{text}");
 }
+
+#[test]
+fn a_start_container_hook_has_the_environment_and_the_filter_of_the_program() {
+    let hook = |script: &str| json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+    let container = Container::new(|bundle| {
+        bundle.sh("echo ran");
+        bundle.config["process"]["env"].as_array_mut().unwrap().push(json!("COLOUR=brown"));
+        bundle.config["hooks"] = hook("test $COLOUR = brown");
+    });
+    assert_eq!(run(&container, &[], &[]).run().ok(), "ran\n");
+
+    for no_new_privileges in [false, true] {
+        let container = Container::new(|bundle| {
+            bundle.sh("echo ran");
+            bundle.config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            bundle.config["hooks"] = hook("mkdir /tmp/made");
+            bundle.config["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS" }],
+            });
+        });
+        let output = run(&container, &[], &[]).run();
+        assert_ne!(output.code(), 0);
+        assert_eq!(output.stdout, "", "the program ran");
+        assert!(output.stderr.contains("error running startContainer hook #0:"), "{output}");
+    }
+}
+
+/// While the host's /proc is in the mount namespace, the kernel would let a user namespace mount a whole one.
+#[test]
+fn without_pivot_the_hosts_proc_is_out_of_reach() {
+    let container = Container::new(|bundle| {
+        bundle.args(&["unshare", "-mrpf", "mount", "-t", "proc", "none", "/proc"]);
+        for set in ["bounding", "permitted", "effective"] {
+            bundle.config["process"]["capabilities"][set] = json!(["CAP_SETFCAP"]);
+        }
+        bundle.config["linux"]["maskedPaths"] = json!(["/proc/acpi", "/proc/kcore"]);
+        bundle.config["linux"]["readonlyPaths"] = json!(["/proc/bus", "/proc/sys"]);
+    });
+    let output = run(&container, &[], &["--no-pivot"]).run();
+    assert_ne!(output.code(), 0, "{output}");
+    assert!(output.stderr.contains("ermission denied") || output.stderr.contains("not permitted"), "{output}");
+}

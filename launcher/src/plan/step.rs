@@ -329,7 +329,7 @@ impl Step {
                     HookKind::CreateContainer => "createContainer",
                     HookKind::StartContainer => "startContainer",
                 };
-                format!("hooks.{list}[{index}] {}", text(path))
+                format!("error running {list} hook #{index}: {}", text(path))
             }
             Step::Sysctl { path, .. } => format!("linux.sysctl {}", text(path).replace('/', ".")),
             Step::Scheduler(Scheduler { policy, .. }) => format!("process.scheduler policy {policy}"),

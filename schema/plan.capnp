@@ -100,10 +100,10 @@ struct NetDevice {
 }
 
 struct StateText {
-  # The state of the container as JSON text (runtime-spec, "State"), with a gap for a pid that is not known yet.
+  # The state of the container as JSON text (runtime-spec, "State"), cut where a pid belongs that is not known yet.
 
-  before @0 :Data;
-  after @1 :Data;
+  parts @0 :List(Data);
+  # The pid stands between each two.
 }
 
 struct IdMaps {

@@ -282,6 +282,7 @@ pub fn prepare(
     let init_pid = container.process(INIT).read_pid()?;
     let options = ExecOptions {
         kept: container.read_kept()?,
+        container: container.read_state()?,
         preserve: Vec::new(),
         init: open_init(init_pid)?,
         init_pid: init_pid.pid,

@@ -9,7 +9,7 @@
 //! 6. [`report`]: how the child tells that it became its program, or which step failed.
 //! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
 //! 8. [`hooks`]: programs of the host's that the runtime runs at points of a container's life.
-//! 9. [`rootless`]: the user namespace in which an ordinary user launches.
+//! 9. [`rootless`]: the user namespace in which an ordinary user launches; [`userns`]: those for mounts with ids of their own.
 //! 10. [`seccomp`]: a profile to the program that the kernel runs at every system call.
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
@@ -30,6 +30,7 @@ pub mod spawn;
 pub mod state;
 pub mod sys;
 pub mod usage;
+pub mod userns;
 pub mod zygote;
 
 mod child;

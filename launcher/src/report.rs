@@ -140,8 +140,14 @@ ops! {
     SendTerminal = 38, "send the terminal to the console socket";
     /// mount_setattr(2) with `MOUNT_ATTR_IDMAP`.
     IdMap = 39, "map identities";
+    /// Filling a tmpfs with what it covers.
+    CopyUp = 40, "copy what is there";
+    /// Reading below /proc of whoever launches.
+    ProcRead = 41, "read /proc/self";
+    /// The helper could not be cloned, or sendmsg(2) of the filter's listener failed.
+    SendListener = 42, "send the listener to linux.seccomp.listenerPath";
     /// `TCSETS`.
-    TerminalModes = 45, "set the terminal's modes";
+    TerminalModes = 43, "set the terminal's modes";
 }
 
 impl Report {

@@ -24,6 +24,9 @@ use serde_json::{Value, json};
 /// Exit status of a child that allocated.
 const ALLOCATED: i32 = 99;
 
+/// The socket of `linux.seccomp.listenerPath`, in the bundle.
+const AGENT: &str = "agent.sock";
+
 struct FirstProcessOnly;
 
 static FIRST: AtomicI32 = AtomicI32::new(0);
@@ -76,10 +79,18 @@ fn main() {
     std::fs::set_permissions(rootfs.join("program"), PermissionsExt::from_mode(0o755)).unwrap();
 
     std::fs::copy("/bin/busybox", rootfs.join("busybox")).unwrap();
+    // What is copied up: every kind of entry but devices, which a user namespace does not let us make.
+    std::fs::create_dir_all(rootfs.join("filled/deep/er")).unwrap();
+    std::fs::write(rootfs.join("filled/deep/file"), [1; 10_000]).unwrap();
+    std::os::unix::fs::symlink("file", rootfs.join("filled/deep/link")).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, rootfs.join("filled/fifo"), kind, mode, 0).unwrap();
 
     // The container's root makes the mount points, and in a user namespace that is this user.
     std::os::unix::fs::chown(&rootfs, Some(100_000), Some(100_000)).unwrap();
 
+    // Seccomp listeners are sent there; what they would be asked for is not called.
+    let _agent = std::os::unix::net::UnixListener::bind(temp.path().join(AGENT)).unwrap();
     let mut seen = BTreeSet::new();
     seen.extend(run(temp.path(), user_namespace(), false));
     seen.extend(run(temp.path(), joined_namespaces(), true));
@@ -118,6 +129,7 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
             {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
             {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
             {"destination": "/job/deep", "type": "none", "options": ["remount", "noexec"]},
+            {"destination": "/filled", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]},
         ],
         "hooks": {
             "createRuntime": [{"path": "/bin/true"}],
@@ -132,7 +144,10 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
             "readonlyPaths": ["/proc/sys", "/proc/missing"],
             "seccomp": {
                 "defaultAction": "SCMP_ACT_ALLOW",
-                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}],
+                "syscalls": [
+                    {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"},
+                    {"names": ["getppid"], "action": "SCMP_ACT_NOTIFY"},
+                ],
             },
         },
     });
@@ -165,11 +180,16 @@ fn joined_namespaces() -> Value {
         let file = if kind == "network" { "net" } else { kind };
         json!({"type": kind, "path": format!("/proc/self/ns/{file}")})
     }));
-    config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}}))
+    let mut config = config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}}));
+    let map = json!([{"containerID": 0, "hostID": 1, "size": 65536}]);
+    let mapped = json!({"destination": "/mapped", "type": "tmpfs", "uidMappings": map, "gidMappings": map});
+    config["mounts"].as_array_mut().unwrap().push(mapped);
+    config
 }
 
 /// Runs a configuration to its execve and returns the names of its steps.
-fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
+fn run(bundle: &Path, mut config: Value, park: bool) -> Vec<&'static str> {
+    config["linux"]["seccomp"]["listenerPath"] = json!(bundle.join(AGENT));
     let spec = serde_json::from_value(config).unwrap();
     let state = ContainerState { id: if park { "parked" } else { "run" }.into(), ..ContainerState::default() };
     let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(&state).unwrap();
@@ -232,7 +252,8 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
         preserve: Vec::new(),
         status: status_write,
         cgroup: None,
-        kept: Kept::default(),
+        kept: Kept::of(spec),
+        container: ContainerState { id: "parked".into(), ..ContainerState::default() },
         park: None,
     };
     let Launch { plan, fds, .. } = build_exec(spec.process().as_ref().unwrap(), options).unwrap();

@@ -81,6 +81,14 @@ impl<'a> Containerd<'a> {
         self.launch(options).arg(image).arg(id).args(program)
     }
 
+    /// `ctr task exec` with `options` in a container: the process is called `exec`.
+    #[must_use]
+    pub fn exec(&self, id: &str, exec: &str, options: &[&str], program: &[&str]) -> Cmd {
+        let place = self.file("fifo");
+        let command = self.ctr(&["task", "exec", "--exec-id", exec, "--fifo-dir"]).arg(place);
+        command.args(options).arg(id).args(program)
+    }
+
     /// Starts a container in the background; it runs when this returns.
     ///
     /// # Panics

@@ -13,11 +13,13 @@
 //! - [`client`], [`podman`], [`buildah`], [`containerd`]: private instances of what calls an OCI runtime in earnest;
 //! - [`world`]: what of a test is left on the machine: mounts, cgroups, processes, files, descriptors;
 //! - [`procfs`] and [`waiting`]: what the above read and how they wait;
+//! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
 //! - [`spdx`]: licence expressions, for the dependency check.
 //!
 //! The tests themselves are in `tests/tests/`, one file per theme.
 
+pub mod agent;
 pub mod binaries;
 pub mod buildah;
 pub mod bundle;

@@ -203,7 +203,6 @@ fn what_comes_in_a_later_release_is_refused_by_name() {
         return;
     }
     let cases = [
-        ("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "linux.seccomp.listenerPath"),
         ("/linux/resources", json!({ "memory": { "limit": 16_777_216 } }), "linux.resources.memory"),
         ("/process/apparmorProfile", json!("strict"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("system_u:system_r:container_t:s0"), "process.selinuxLabel"),

@@ -46,9 +46,9 @@ fn a_detached_task_takes_execs_is_listed_and_ends_at_sigterm() {
     await_up(&containerd);
     assert_eq!(containerd.state("box").as_deref(), Some("RUNNING"));
 
-    let exec = attend(&containerd, "echo out", 5, |program| exec(&containerd, "one", program));
+    let exec = attend(&containerd, "echo out", 5, |program| containerd.exec("box", "one", &[], program));
     assert_eq!((exec.stdout.as_str(), exec.code()), ("out\n", 5), "{exec}");
-    containerd.run(&["task", "exec", "--detach", "--exec-id", "two", "box", "/bin/sleep", "1000"]).ok();
+    containerd.exec("box", "two", &["--detach"], &["/bin/sleep", "1000"]).run().ok();
 
     // The shim asks the runtime for the processes, and knows which of them is which exec.
     let processes = containerd.run(&["task", "ps", "box"]).ok();
@@ -66,7 +66,7 @@ fn a_task_that_is_killed_by_force_is_gone() {
     let sandbox = Sandbox::new();
     let containerd = Containerd::start(&sandbox);
     containerd.up("box", &["/bin/sleep", "1000"]);
-    containerd.run(&["task", "exec", "--detach", "--exec-id", "two", "box", "/bin/sleep", "1000"]).ok();
+    containerd.exec("box", "two", &["--detach"], &["/bin/sleep", "1000"]).run().ok();
     containerd.run(&["task", "kill", "--all", "--signal", "SIGKILL", "box"]).ok();
     waiting::until("the end of the task", || (containerd.state("box").as_deref() == Some("STOPPED")).then_some(()));
     assert_eq!(deleted_with(&containerd, "box"), 137);
@@ -88,7 +88,7 @@ fn a_paused_task_stands_still() {
     assert_eq!(containerd.state("box").as_deref(), Some("PAUSED"));
     containerd.run(&["task", "resume", "box"]).ok();
     assert_eq!(containerd.state("box").as_deref(), Some("RUNNING"));
-    let alive = attend(&containerd, "echo alive", 0, |program| exec(&containerd, "one", program));
+    let alive = attend(&containerd, "echo alive", 0, |program| containerd.exec("box", "one", &[], program));
     assert_eq!(alive.ok(), "alive\n");
 }
 
@@ -98,8 +98,9 @@ fn a_terminal_is_the_programs() {
     let containerd = Containerd::start(&sandbox);
     let (mut shell, terminal) = containerd.container("box", &["--rm", "--tty"], &["/bin/sh"]).start_on_terminal();
     shell.output_until(|text| text.contains("# "));
-    terminal.type_text("tty; stty size\n");
-    shell.output_until(|text| text.contains("/dev/pts/0") && text.contains("24 80"));
+    // ctr sets the size once the program has been started.
+    terminal.type_text("tty; until stty size | grep -x '24 80'; do usleep 5000; done; echo si''zed\n");
+    shell.output_until(|text| text.contains("/dev/pts/0") && text.contains("sized\r"));
     terminal.type_text("exit 4\n");
     shell.finish().expect(4);
 }
@@ -109,8 +110,7 @@ fn an_exec_gets_a_terminal_too() {
     let sandbox = Sandbox::new();
     let containerd = Containerd::start(&sandbox);
     containerd.up("box", &UNTIL_TERM);
-    let exec = ["task", "exec", "--tty", "--exec-id", "one", "box", "/bin/sh"];
-    let (mut shell, terminal) = containerd.ctr(&exec).start_on_terminal();
+    let (mut shell, terminal) = containerd.exec("box", "one", &["--tty"], &["/bin/sh"]).start_on_terminal();
     shell.output_until(|text| text.contains("# "));
     terminal.type_text("test -t 0 -a -t 1 -a -t 2 && echo all''three; exit 6\n");
     let output = shell.finish().expect(6);
@@ -199,11 +199,6 @@ fn attend(containerd: &Containerd<'_>, script: &str, code: i32, command: impl Fn
     let mut output = running.finish();
     output.stdout = output.stdout.replace(&format!("{END}\n"), "");
     output
-}
-
-/// `ctr task exec` in the container `box`.
-fn exec(containerd: &Containerd<'_>, id: &str, program: &[&str]) -> Cmd {
-    containerd.ctr(&["task", "exec", "--exec-id", id, "box"]).args(program)
 }
 
 /// Deletes a task that has ended, and gives its exit status.

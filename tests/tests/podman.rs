@@ -92,10 +92,10 @@ fn a_terminal_is_the_programs_and_has_the_users_size() {
     let (mut shell, terminal) =
         podman.container("run", &["--rm", "--interactive", "--tty"], &["sh"]).start_on_terminal();
     await_prompt(&mut shell);
-    terminal.type_text("tty; stty size\n");
-    shell.output_until(|text| text.contains("/dev/pts/0") && text.contains("24 80"));
+    // podman sets the size once the program has been started.
+    terminal.type_text("tty; until stty size | grep -x '24 80'; do usleep 5000; done; echo si''zed\n");
+    shell.output_until(|text| text.contains("/dev/pts/0") && text.contains("sized\r"));
     terminal.resize(33, 99);
-    // The new size goes through podman and the monitor at their leisure.
     terminal.type_text("until stty size | grep -x '33 99'; do usleep 5000; done; echo re''sized\n");
     shell.output_until(|text| text.contains("resized"));
     terminal.type_text("sh -c 'echo run''ning; exec sleep 1000'\n");

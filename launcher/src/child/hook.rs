@@ -41,11 +41,14 @@ impl Child<'_> {
 
 fn state_file(state: &StateText, pid: i32) -> Result<OwnedFd, Errno> {
     let file = rustix::fs::memfd_create(c"brood-state", MemfdFlags::CLOEXEC)?;
-    for part in [&state.before, Decimal::of(i64::from(pid)).as_bytes(), &state.after] {
-        let mut rest: &[u8] = part;
-        while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest)?;
-            rest = rest.get(written..).unwrap_or_default();
+    let pid = Decimal::of(i64::from(pid));
+    for (position, part) in state.parts.iter().enumerate() {
+        let pid = if position > 0 { pid.as_bytes() } else { &[] };
+        for mut rest in [pid, part] {
+            while !rest.is_empty() {
+                let written = rustix::io::write(&file, rest)?;
+                rest = rest.get(written..).unwrap_or_default();
+            }
         }
     }
     rustix::fs::seek(&file, SeekFrom::Start(0))?;

@@ -6,10 +6,11 @@
 //! ([`crate::report`]). The contract is checked by a test that runs every step under an allocator that refuses
 //! (`launcher/tests/after_clone.rs`).
 //!
-//! Reading order: [`run`] here; `namespace`; `mount` and `target` for the file system; `hide` for masked and read-only
-//! paths; `device`; `terminal`; `attribute` and `identity` for the process; `hook`; `exec`.
+//! Reading order: [`run`] here; `namespace`; `mount`, `copy_up` and `target` for the file system; `hide` for masked and read-only
+//! paths; `device`; `terminal`; `attribute`, `identity` and `seccomp` for the process; `hook`; `exec`.
 
 mod attribute;
+mod copy_up;
 mod device;
 mod exec;
 mod hide;
@@ -17,6 +18,7 @@ mod hook;
 mod identity;
 mod mount;
 mod namespace;
+mod seccomp;
 mod target;
 mod terminal;
 
@@ -187,8 +189,7 @@ impl<'a> Child<'a> {
             Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
             Step::Capabilities(sets) => identity::capabilities(sets),
             Step::NoNewPrivileges => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).during(Op::Call),
-            Step::Seccomp { listener: Some(_), .. } => Err(Failure { op: Op::Call, errno: Errno::NOSYS }),
-            Step::Seccomp { program, flags, .. } => crate::seccomp::install(program, *flags).map(drop).during(Op::Call),
+            Step::Seccomp { program, flags, listener } => self.seccomp(program, *flags, listener.as_ref()),
             Step::DieWithParent(signal) => {
                 sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal), 0).map(drop).during(Op::Call)
             }

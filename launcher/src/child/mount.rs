@@ -8,6 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 
+use super::copy_up;
 use super::target::{open_inside, open_or_make};
 use super::{Child, Done, During, Failure};
 use crate::plan::{FdIndex, FsParameter, MountAttrs, Target};
@@ -131,14 +132,16 @@ impl Child<'_> {
         attrs: &MountAttrs,
         copy_up: bool,
     ) -> Done {
-        if copy_up {
-            return Err(Failure { op: Op::Call, errno: Errno::NOSYS });
-        }
         let own_mode = fstype != c"tmpfs" || parameters.iter().any(|parameter| parameter.key.as_c_str() == c"mode");
         let root_mode = if own_mode { None } else { self.mode_below(target)? };
-        let mount = new_filesystem(fstype, source, parameters, root_mode, attrs.set)?;
-        self.set_attributes(mount.as_fd(), &MountAttrs { set: 0, clear: 0, ..*attrs })?;
+        // What is read-only could not be filled any more.
+        let later = if copy_up { attrs.set & libc::MOUNT_ATTR_RDONLY } else { 0 };
+        let mount = new_filesystem(fstype, source, parameters, root_mode, attrs.set & !later)?;
         let place = open_or_make(self.root()?, target)?;
+        if copy_up {
+            copy_up::copy(place.as_fd(), mount.as_fd())?;
+        }
+        self.set_attributes(mount.as_fd(), &MountAttrs { set: later, clear: 0, ..*attrs })?;
         attach(mount.as_fd(), place.as_fd())?;
         set_propagation(mount.as_fd(), attrs)
     }

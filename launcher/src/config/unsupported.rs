@@ -7,14 +7,10 @@
 use std::fmt::Display;
 
 use oci_spec::runtime::{
-    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources,
-    LinuxSeccomp, LinuxSeccompAction, Mount, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxIntelRdt, LinuxMemory, LinuxResources, Spec,
 };
 
 use super::error::ConfigError;
-
-/// Mount options that need more than a flag. The plan's builder meets them only when they were ignored here.
-const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 
 /// Refuses what is not supported yet; with `ignore` it notes it instead.
 ///
@@ -23,9 +19,6 @@ const MOUNT_OPTIONS: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
 pub fn check_supported(spec: &Spec, ignore: bool) -> Result<Vec<String>, ConfigError> {
     check_platform(spec)?;
     let mut check = Check { ignore, notes: Vec::new() };
-    for (i, mount) in spec.mounts().iter().flatten().enumerate() {
-        check.mount(i, mount)?;
-    }
     if let Some(linux) = spec.linux() {
         check.linux(linux)?;
     }
@@ -69,24 +62,10 @@ impl Check {
         fields.into_iter().try_for_each(|(field, asked)| self.refuse(format_args!("{parent}.{field}"), asked))
     }
 
-    fn mount(&mut self, i: usize, mount: &Mount) -> Result<(), ConfigError> {
-        self.refuse(format_args!("mounts[{i}].uidMappings"), is_list(mount.uid_mappings()))?;
-        self.refuse(format_args!("mounts[{i}].gidMappings"), is_list(mount.gid_mappings()))?;
-        for (o, option) in mount.options().iter().flatten().enumerate() {
-            let asked = MOUNT_OPTIONS.contains(&option.as_str());
-            self.refuse(format_args!("mounts[{i}].options[{o}] ({option})"), asked)?;
-        }
-        Ok(())
-    }
-
     fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
         self.refuse_each(
             "linux",
-            [
-                ("seccomp.listenerPath", linux.seccomp().as_ref().is_some_and(asks_for_listener)),
-                ("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default())),
-                ("mountLabel", is_text(linux.mount_label())),
-            ],
+            [("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()))],
         )?;
         linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))
     }
@@ -179,14 +158,6 @@ fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
     let access = rule.access().as_deref().unwrap_or_default();
     let all = ['r', 'w', 'm'].into_iter().all(|letter| access.contains(letter));
     !rule.allow() && kind && any(rule.major()) && any(rule.minor()) && all
-}
-
-/// Whether some call is to be decided by a process that listens.
-fn asks_for_listener(profile: &LinuxSeccomp) -> bool {
-    let notifies = |action| action == LinuxSeccompAction::ScmpActNotify;
-    profile.listener_path().is_some()
-        || notifies(profile.default_action())
-        || profile.syscalls().iter().flatten().any(|rule| notifies(rule.action()))
 }
 
 fn is_text(value: &Option<String>) -> bool {

@@ -18,7 +18,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Spec
 
 use super::process::ProcessOptions;
 use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
-use super::{attributes, hooks, mounts, process};
+use super::{attributes, hooks, id_maps, mounts, process};
 use crate::report::errno_text;
 use crate::rootless;
 use crate::state::{ContainerState, Kept};
@@ -157,7 +157,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
-    mounts::list(spec, &options.bundle, own_cgroups, &mut launch, &mut steps)?;
+    mounts::list(spec, &options.bundle, own_cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
     if needs_answers(spec) {
@@ -174,6 +174,8 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let kept = Kept::of(spec);
     let own = ProcessOptions {
         kept: &kept,
+        container: &options.container,
+        init_pid: None,
         root: &root,
         io: options.io,
         console: true,
@@ -294,7 +296,7 @@ fn enter_namespaces(
     }
     if namespaces.has(LinuxNamespaceType::User) {
         // Those of a namespace that is joined are only compared.
-        launch.plan.id_maps = Some(id_maps(spec)).filter(|maps| *maps != IdMaps::default());
+        launch.plan.id_maps = Some(id_maps::of_container(spec)).filter(|maps| *maps != IdMaps::default());
         // After the clocks, before everything that the container's root is to own.
         steps.push(Step::EnterUserNamespace);
     }
@@ -332,17 +334,4 @@ fn time_offsets(spec: &Spec) -> Vec<u8> {
         format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
     };
     offsets.into_iter().flatten().map(line).collect::<String>().into_bytes()
-}
-
-fn id_maps(spec: &Spec) -> IdMaps {
-    let linux = spec.linux().as_ref();
-    let text = |mappings: Option<&Vec<oci_spec::runtime::LinuxIdMapping>>| {
-        let line =
-            |m: &oci_spec::runtime::LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
-        mappings.into_iter().flatten().map(line).collect::<String>().into_bytes()
-    };
-    IdMaps {
-        uid_map: text(linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        gid_map: text(linux.and_then(|linux| linux.gid_mappings().as_ref())),
-    }
 }

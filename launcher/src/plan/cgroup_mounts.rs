@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::mount::OpenTreeFlags;
 
 use super::build::{PlanError, c_string};
-use super::mounts::{Options, target};
+use super::mount_options::Options;
+use super::mounts::target;
 use super::{FsParameter, Launch, MountAttrs, Step, TargetKind};
 
 /// The host's hierarchies.

@@ -16,7 +16,7 @@ use super::mounts::RootFs;
 use super::process::ProcessOptions;
 use super::{Launch, Namespace, NamespaceKind, Step, attributes, process};
 use crate::rootless;
-use crate::state::Kept;
+use crate::state::{ContainerState, Kept};
 
 /// What an exec needs beside its process.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct ExecOptions {
     pub cgroup: Option<OwnedFd>,
     /// What of the container's configuration holds for every process in it.
     pub kept: Kept,
+    /// The container as the receiver of a seccomp listener gets to see it.
+    pub container: ContainerState,
     /// The listening socket at which it waits for its start; `None` to run at once.
     pub park: Option<OwnedFd>,
 }
@@ -93,6 +95,8 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();
     let own = ProcessOptions {
         kept: &options.kept,
+        container: &options.container,
+        init_pid: Some(options.init_pid),
         root: &root,
         io: options.io,
         console: false,

@@ -33,13 +33,41 @@ impl StateText {
         before.extend_from_slice(b",\"pid\":");
         let mut after = object(serde_json::to_vec(&After { bundle, annotations }));
         after[0] = b',';
-        StateText { before, after }
+        StateText { parts: vec![before, after] }
+    }
+
+    /// The state of a process under a filter with a listener, as the listener's receiver reads it (runtime-spec,
+    /// config-linux, "The Container Process State"). The gap for the process's pid comes before that of the container's, if
+    /// its state has one.
+    #[must_use]
+    pub fn of_process(container: &ContainerState, metadata: &str, state: StateText) -> StateText {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Before<'a> {
+            oci_version: &'a str,
+            fds: [&'a str; 1],
+        }
+        let text = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_else(|_| b"{}".to_vec());
+        let oci_version = container.oci_version.as_str();
+        let mut before = text(serde_json::to_vec(&Before { oci_version, fds: ["seccompFd"] }));
+        before.pop();
+        before.extend_from_slice(b",\"pid\":");
+        let metadata = text(serde_json::to_vec(metadata));
+        let mut parts = state.parts;
+        if let Some(first) = parts.first_mut() {
+            first.splice(0..0, [&b",\"metadata\":"[..], &metadata, b",\"state\":"].concat());
+        }
+        if let Some(last) = parts.last_mut() {
+            last.push(b'}');
+        }
+        parts.insert(0, before);
+        StateText { parts }
     }
 
     /// The whole text.
     #[must_use]
     pub fn with_pid(&self, pid: i32) -> Vec<u8> {
-        [&self.before, pid.to_string().as_bytes(), &self.after].concat()
+        self.parts.join(pid.to_string().as_bytes())
     }
 }
 
@@ -96,5 +124,27 @@ mod tests {
             "ociVersion": "", "id": "x", "status": "created", "pid": 7, "bundle": "/b", "annotations": {"a\"b": "\n"},
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn the_state_of_a_process_has_two_pids() {
+        let container = ContainerState { oci_version: "1.2.0".into(), id: "x".into(), ..Default::default() };
+        let state = StateText::of(&container, Status::Creating);
+        let read = |state| -> serde_json::Value {
+            let text = StateText::of_process(&container, "a\"b", state);
+            serde_json::from_slice(&text.with_pid(7)).unwrap()
+        };
+        let inner = |pid| {
+            serde_json::json!({
+                "ociVersion": "1.2.0", "id": "x", "status": "creating", "pid": pid, "bundle": "", "annotations": {},
+            })
+        };
+        let expected = |pid| {
+            serde_json::json!({
+                "ociVersion": "1.2.0", "fds": ["seccompFd"], "pid": 7, "metadata": "a\"b", "state": inner(pid),
+            })
+        };
+        assert_eq!(read(state.clone()), expected(7));
+        assert_eq!(read(StateText { parts: vec![state.with_pid(1)] }), expected(1));
     }
 }

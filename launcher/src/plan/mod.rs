@@ -19,8 +19,11 @@ mod cgroup_mounts;
 mod defaults;
 mod exec;
 mod hooks;
+mod id_maps;
+mod mount_options;
 mod mounts;
 mod process;
+mod seccomp;
 mod step;
 pub mod wire;
 
@@ -30,7 +33,7 @@ pub use attributes::enabled;
 pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
-pub use mounts::known_options as known_mount_options;
+pub use mount_options::known_options as known_mount_options;
 pub use step::Step;
 
 /// Position of a descriptor in the list that accompanies a plan.
@@ -126,13 +129,11 @@ pub struct NetDevice {
     pub new_name: CString,
 }
 
-/// The container's state as JSON text, with a gap for a pid that is known only after the clone.
+/// The container's state as JSON text, cut where a pid belongs that is known only after the clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateText {
-    /// Up to the pid.
-    pub before: Vec<u8>,
-    /// From after the pid.
-    pub after: Vec<u8>,
+    /// The pid stands between each two.
+    pub parts: Vec<Vec<u8>>,
 }
 
 /// A program of the host's that the child runs in the container's namespaces.

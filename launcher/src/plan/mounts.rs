@@ -11,13 +11,23 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use super::build::{PlanError, c_string};
-use super::{FsParameter, Launch, MountAttrs, Step, Target, TargetKind, cgroup_mounts};
+use super::mount_options::{Options, propagation};
+use super::{
+    FsParameter, Launch, MountAttrs, SecurityModule, Step, Target, TargetKind, cgroup_mounts, enabled, id_maps,
+};
 use crate::sys;
 
 /// Opens a part of the host's file system as a detached tree. Unless the container asked to share propagation, the
 /// tree leaves its peer group here: what is later mounted on it inside must not appear on the host.
 fn open_tree(path: &Path, recursive: bool, propagation: u64) -> Result<OwnedFd, Errno> {
+    open_tree_as(path, recursive, true, propagation)
+}
+
+fn open_tree_as(path: &Path, recursive: bool, follow: bool, propagation: u64) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if !follow {
+        flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    }
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -69,7 +79,12 @@ pub(super) fn root(
     let configured = spec.root().as_ref().ok_or_else(|| PlanError::new("root", "is missing"))?;
     let path = bundle.join(configured.path());
     let fail = |errno| PlanError::path("root.path", &path, errno);
-    let tree = open_tree(&path, !host_overlay, 0).map_err(fail)?;
+    let tree = open_tree(&path, !host_overlay, wanted_propagation(spec).unwrap_or(0)).map_err(fail)?;
+    if wanted_propagation(spec) == Some(libc::MS_SHARED) {
+        // pivot_root(2) takes no shared root, so this one mount leaves its peers, and is shared anew after the pivot (as
+        // with runc); what is mounted below it stays among them.
+        sys::mount_setattr(tree.as_fd(), false, 0, 0, libc::MS_PRIVATE).map_err(fail)?;
+    }
     let stat = rustix::fs::fstat(&tree).map_err(fail)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Err(fail(Errno::NOTDIR));
@@ -91,129 +106,9 @@ pub(super) fn root_propagation(spec: &Spec) -> Option<Step> {
     Some(Step::RootPropagation(if recursive { kind | libc::MS_REC } else { kind }))
 }
 
-/// `shared` and its like, and with an `r` before it for all mounts below.
-fn propagation(name: &str) -> Option<(u64, bool)> {
-    let below = name.strip_prefix('r').unwrap_or_default();
-    let (found, kind) = PROPAGATIONS.iter().find(|(known, _)| *known == name || *known == below)?;
-    Some((*kind, *found != name))
-}
-
-/// One parsed mount option list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options {
-    pub attrs: MountAttrs,
-    pub parameters: Vec<FsParameter>,
-    bind: bool,
-    recursive_bind: bool,
-    remount: bool,
-}
-
-/// `(name, bit, sets)`: options that are mount attributes; with an `r` before the name they reach all mounts below.
-const ATTRIBUTES: &[(&str, u64, bool)] = &[
-    ("ro", libc::MOUNT_ATTR_RDONLY, true),
-    ("rw", libc::MOUNT_ATTR_RDONLY, false),
-    ("nosuid", libc::MOUNT_ATTR_NOSUID, true),
-    ("suid", libc::MOUNT_ATTR_NOSUID, false),
-    ("nodev", libc::MOUNT_ATTR_NODEV, true),
-    ("dev", libc::MOUNT_ATTR_NODEV, false),
-    ("noexec", libc::MOUNT_ATTR_NOEXEC, true),
-    ("exec", libc::MOUNT_ATTR_NOEXEC, false),
-    ("nodiratime", libc::MOUNT_ATTR_NODIRATIME, true),
-    ("diratime", libc::MOUNT_ATTR_NODIRATIME, false),
-    ("nosymfollow", libc::MOUNT_ATTR_NOSYMFOLLOW, true),
-    ("symfollow", libc::MOUNT_ATTR_NOSYMFOLLOW, false),
-];
-
-/// Access-time options are one field of the attributes, not bits: setting one clears the field first. What takes a mode
-/// away leaves the kernel's default, which is `relatime`: so `norelatime` changes nothing, as with mount(8).
-const ACCESS_TIMES: &[(&str, u64)] = &[
-    ("relatime", libc::MOUNT_ATTR_RELATIME),
-    ("noatime", libc::MOUNT_ATTR_NOATIME),
-    ("strictatime", libc::MOUNT_ATTR_STRICTATIME),
-    ("atime", libc::MOUNT_ATTR_RELATIME),
-    ("nostrictatime", libc::MOUNT_ATTR_RELATIME),
-    ("norelatime", libc::MOUNT_ATTR_RELATIME),
-];
-
-const PROPAGATIONS: &[(&str, u64)] = &[
-    ("private", libc::MS_PRIVATE),
-    ("shared", libc::MS_SHARED),
-    ("slave", libc::MS_SLAVE),
-    ("unbindable", libc::MS_UNBINDABLE),
-];
-
-/// Options that mean what is the default already.
-const NOTHING: &[&str] = &["defaults", "async", "nolazytime", "nomand", "loud", "silent", "noiversion"];
-
-/// Options that `config::check_supported` refuses, unless it was told to go on without them.
-const IGNORED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
-
-/// Options that the kernel's own part of every file system takes (`vfs_parse_sb_flag`), and so need no word of ours.
-const SUPERBLOCK: &[&str] = &["sync", "dirsync", "lazytime"];
-
-/// The mount options that mean something here; any other word goes to the file system. Sorted, for `features`.
-#[must_use]
-pub fn known_options() -> Vec<String> {
-    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name).chain(ACCESS_TIMES.iter().map(|(name, _)| *name));
-    let twofold = attributes.chain(PROPAGATIONS.iter().map(|(name, _)| *name)).chain(["bind"]);
-    let single = NOTHING.iter().chain(IGNORED).chain(SUPERBLOCK).chain(&["remount"]);
-    let mut names: Vec<String> = twofold.flat_map(|name| [name.to_owned(), format!("r{name}")]).collect();
-    names.extend(single.map(|name| (*name).to_owned()));
-    names.sort();
-    names
-}
-
-impl Options {
-    pub(super) fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
-        let mut parsed = Options::default();
-        for option in options {
-            parsed.apply(field, option)?;
-        }
-        Ok(parsed)
-    }
-
-    fn apply(&mut self, field: &str, option: &str) -> Result<(), PlanError> {
-        let attrs = &mut self.attrs;
-        let find = |name: &str| ATTRIBUTES.iter().find(|(known, ..)| *known == name);
-        let find_time = |name: &str| ACCESS_TIMES.iter().find(|(known, _)| *known == name);
-        let below = option.strip_prefix('r').unwrap_or_default();
-        if let Some((_, bit, sets)) = find(option) {
-            choose(&mut attrs.set, &mut attrs.clear, *bit, *sets);
-        } else if let Some((_, value)) = find_time(option) {
-            attrs.set = attrs.set & !libc::MOUNT_ATTR__ATIME | value;
-            attrs.clear |= libc::MOUNT_ATTR__ATIME;
-        } else if let Some((_, bit, sets)) = find(below) {
-            choose(&mut attrs.recursive_set, &mut attrs.recursive_clear, *bit, *sets);
-        } else if let Some((_, value)) = find_time(below) {
-            attrs.recursive_set = attrs.recursive_set & !libc::MOUNT_ATTR__ATIME | value;
-            attrs.recursive_clear |= libc::MOUNT_ATTR__ATIME;
-        } else if let Some(propagation) = propagation(option) {
-            (attrs.propagation, attrs.propagation_recursive) = propagation;
-        } else {
-            match option {
-                "bind" => self.bind = true,
-                "rbind" => (self.bind, self.recursive_bind) = (true, true),
-                "remount" => self.remount = true,
-                "" => return Err(PlanError::new(field, "an option must not be empty")),
-                option if NOTHING.contains(&option) || IGNORED.contains(&option) => {}
-                option => {
-                    let (key, value) = match option.split_once('=') {
-                        Some((key, value)) => (key, Some(c_string(field, value)?)),
-                        None => (option, None),
-                    };
-                    self.parameters.push(FsParameter { key: c_string(field, key)?, value });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The later of two contradicting options wins, as with mount(8).
-fn choose(set: &mut u64, clear: &mut u64, bit: u64, sets: bool) {
-    let (into, out_of) = if sets { (set, clear) } else { (clear, set) };
-    *into |= bit;
-    *out_of &= !bit;
+/// The kind in `linux.rootfsPropagation`: it is also what bind mounts get that name none.
+fn wanted_propagation(spec: &Spec) -> Option<u64> {
+    propagation(spec.linux().as_ref()?.rootfs_propagation().as_deref()?).map(|(kind, _)| kind)
 }
 
 /// The mounts of config.json, in its order.
@@ -221,26 +116,39 @@ pub(super) fn list(
     spec: &Spec,
     bundle: &Path,
     own_cgroup_namespace: bool,
+    own_users: bool,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
     let mut last = Vec::new();
+    let mut mapped = id_maps::Namespaces::new(spec);
+    let label = mount_label(spec)?;
     for (position, mount) in spec.mounts().iter().flatten().enumerate() {
         let index = u16::try_from(position).ok().filter(|index| *index != u16::MAX);
         let index = index.ok_or_else(|| PlanError::new("mounts", "has more than 65,534 entries"))?;
         let field = format!("mounts[{position}]");
         let no_options = Vec::new();
-        let options = Options::parse(&format!("{field}.options"), mount.options().as_ref().unwrap_or(&no_options))?;
+        let mut options = Options::parse(&format!("{field}.options"), mount.options().as_ref().unwrap_or(&no_options))?;
+        options.default_propagation = wanted_propagation(spec).unwrap_or(0);
         let fstype = mount.typ().as_deref().unwrap_or("none");
         if options.remount {
             let target = target(&field, mount.destination(), TargetKind::Directory, false)?;
             steps.push(Step::Remount { index, target, attrs: options.attrs });
         } else if options.bind || fstype == "bind" {
-            steps.push(bind(&field, index, mount, &options, bundle, launch)?);
+            steps.push(bind(&field, index, mount, options, bundle, launch, &mut mapped)?);
         } else if fstype == "cgroup" || fstype == "cgroup2" {
             let cgroups = cgroup_mounts::Layout::read(own_cgroup_namespace);
             cgroups.mount(&field, index, mount.destination(), &options, launch, steps)?;
         } else {
+            options.parameters.extend(label.clone().filter(|_| takes_label(fstype)));
+            if let Some((namespace, recursive)) = mapped.of_mount(&field, mount, options.id_map.as_ref())? {
+                if own_users {
+                    let problem = "a new file system cannot have its ids mapped in a container with a user namespace";
+                    return Err(PlanError::new(field, problem));
+                }
+                let copy = namespace.try_clone().map_err(|error| PlanError::new(&field, error.to_string()))?;
+                (options.attrs.id_map, options.attrs.id_map_recursive) = (Some(launch.add_fd(copy)), recursive);
+            }
             steps.push(filesystem(&field, index, mount, fstype, options, &mut last)?);
         }
     }
@@ -252,15 +160,40 @@ fn bind(
     field: &str,
     index: u16,
     mount: &Mount,
-    options: &Options,
+    options: Options,
     bundle: &Path,
     launch: &mut Launch,
+    mapped: &mut id_maps::Namespaces<'_>,
 ) -> Result<Step, PlanError> {
+    if let Some(parameter) = options.for_new_superblock() {
+        let problem = format!(
+            "{}: bind mounts cannot have any filesystem-specific options applied",
+            parameter.key.to_string_lossy()
+        );
+        return Err(PlanError::new(format!("{field}.options"), problem));
+    }
+    if options.copy_up {
+        return Err(PlanError::new(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
+    }
     let source = mount.source().as_ref();
     let source = source.ok_or_else(|| PlanError::new(format!("{field}.source"), "a bind mount needs a source"))?;
     let source = bundle.join(source);
     let fail = |errno| PlanError::path(format!("{field}.source"), &source, errno);
-    let tree = open_tree(&source, options.recursive_bind, options.attrs.propagation).map_err(fail)?;
+    if options.copy_symlink
+        && let Ok(to) = std::fs::read_link(&source)
+    {
+        let path = target(field, mount.destination(), TargetKind::File, false)?.path;
+        let to = std::os::unix::ffi::OsStringExt::into_vec(to.into_os_string());
+        return Ok(Step::Symlink { path, to: c_string(field, to)? });
+    }
+    let kept = match options.attrs.propagation {
+        0 => options.default_propagation,
+        kind => kind,
+    };
+    let tree = open_tree_as(&source, options.recursive_bind, !options.source_no_follow, kept).map_err(fail)?;
+    if let Some((namespace, recursive)) = mapped.of_mount(field, mount, options.id_map.as_ref())? {
+        id_maps::apply(field, &tree, namespace, recursive)?;
+    }
     let is_directory = FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(fail)?.st_mode) == FileType::Directory;
     let kind = if is_directory { TargetKind::Directory } else { TargetKind::File };
     let target = target(field, mount.destination(), kind, false)?;
@@ -275,6 +208,9 @@ fn filesystem(
     options: Options,
     last: &mut Vec<Step>,
 ) -> Result<Step, PlanError> {
+    if options.copy_up && fstype != "tmpfs" {
+        return Err(PlanError::new(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
+    }
     // /proc and /sys reached through a link of the image would be somewhere else than everybody thinks.
     let no_symlinks = fstype == "proc" || fstype == "sysfs";
     let target = target(field, mount.destination(), TargetKind::Directory, no_symlinks)?;
@@ -293,8 +229,24 @@ fn filesystem(
         source: c_string(&format!("{field}.source"), source.as_ref())?,
         parameters: options.parameters,
         attrs,
-        copy_up: false,
+        copy_up: options.copy_up,
     })
+}
+
+/// `linux.mountLabel` as a parameter of new file systems.
+fn mount_label(spec: &Spec) -> Result<Option<FsParameter>, PlanError> {
+    let field = "linux.mountLabel";
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    let Some(label) = label.filter(|label| !label.is_empty()) else { return Ok(None) };
+    if !enabled(SecurityModule::Selinux) {
+        return Err(PlanError::new(field, format!("{label:?}: SELinux is not enabled on this machine")));
+    }
+    Ok(Some(FsParameter { key: c_string(field, "context")?, value: Some(c_string(field, label)?) }))
+}
+
+/// The kernel labels these itself, object by object, and refuses a context for them all.
+fn takes_label(fstype: &str) -> bool {
+    !matches!(fstype, "proc" | "sysfs" | "mqueue")
 }
 
 pub(super) fn target(field: &str, path: &Path, kind: TargetKind, no_symlinks: bool) -> Result<Target, PlanError> {
@@ -406,49 +358,4 @@ pub(super) fn hide(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), PlanError> 
 fn each_once(paths: &Option<Vec<String>>) -> impl Iterator<Item = &String> {
     let mut seen = HashSet::new();
     paths.iter().flatten().filter(move |path| seen.insert(*path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(options: &[&str]) -> Options {
-        Options::parse("mounts[0].options", &options.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
-    }
-
-    #[test]
-    fn later_options_win_and_recursive_ones_are_apart() {
-        let options = parse(&["nosuid", "ro", "rw", "rro", "noatime", "relatime", "rnoexec", "mode=755", "rslave"]);
-        assert_eq!(options.attrs.set, libc::MOUNT_ATTR_NOSUID);
-        assert_eq!(options.attrs.clear, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR__ATIME);
-        assert_eq!(options.attrs.recursive_set, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOEXEC);
-        assert_eq!((options.attrs.propagation, options.attrs.propagation_recursive), (libc::MS_SLAVE, true));
-        assert_eq!(options.parameters.len(), 1);
-    }
-
-    #[test]
-    fn taking_an_access_time_mode_away_leaves_the_default() {
-        for option in ["atime", "nostrictatime", "norelatime"] {
-            let attrs = parse(&["strictatime", option, "rstrictatime", &format!("r{option}")]).attrs;
-            let (set, clear) = (libc::MOUNT_ATTR_RELATIME, libc::MOUNT_ATTR__ATIME);
-            assert_eq!((attrs.set, attrs.clear), (set, clear), "{option}");
-            assert_eq!((attrs.recursive_set, attrs.recursive_clear), (set, clear), "r{option}");
-        }
-    }
-
-    #[test]
-    fn words_that_begin_with_r_are_not_taken_apart() {
-        let options = parse(&["rbind", "relatime", "remount", "ro"]);
-        assert!(options.bind && options.recursive_bind && options.remount);
-        assert_eq!(options.attrs.recursive_set | options.attrs.recursive_clear, 0);
-        assert_eq!(options.attrs.set, libc::MOUNT_ATTR_RDONLY);
-        assert!(options.parameters.is_empty());
-    }
-    #[test]
-    fn a_known_option_is_not_handed_to_the_file_system() {
-        for name in known_options() {
-            let handed_over = !parse(&[&name]).parameters.is_empty();
-            assert_eq!(handed_over, SUPERBLOCK.contains(&name.as_str()), "{name}");
-        }
-    }
 }

@@ -2,18 +2,16 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::sync::{LazyLock, Mutex};
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
 use rustix::thread::CapabilitySet;
 
 use crate::rootless;
-use crate::seccomp;
-use crate::state::Kept;
+use crate::state::{ContainerState, Kept};
 
 use super::build::{Io, PlanError, Stdio, c_string};
 use super::mounts::RootFs;
-use super::{CapabilitySets, Launch, Rlimit, Step, attributes};
+use super::{CapabilitySets, Launch, Rlimit, Step, attributes, seccomp};
 
 /// PATH of a process whose environment has none (the C library's own default, with sbin).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,6 +24,10 @@ const PASSWD_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct ProcessOptions<'a> {
     /// Of the container's configuration.
     pub kept: &'a Kept,
+    /// The container as the receiver of a seccomp listener gets to see it.
+    pub container: &'a ContainerState,
+    /// The pid of the container's init process, when that is another one.
+    pub init_pid: Option<i32>,
     /// The container's root.
     pub root: &'a RootFs,
     /// Descriptors 0, 1 and 2.
@@ -49,7 +51,8 @@ pub(super) fn steps(
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<Vec<Step>, PlanError> {
-    let ProcessOptions { kept, root, io, console, own_users, groups_like, die_with_parent } = options;
+    let ProcessOptions { kept, container, init_pid, root, io, console, own_users, groups_like, die_with_parent } =
+        options;
     let user = process.user();
     let own_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let mut last = Vec::with_capacity(3);
@@ -75,7 +78,8 @@ pub(super) fn steps(
     let capabilities = process.capabilities().as_ref();
     steps.push(Step::BoundingSet(bits(capabilities.and_then(|caps| caps.bounding().as_ref()))));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    if let Some(filter) = kept.seccomp.as_ref().map(|profile| filter(profile, launch)).transpose()? {
+    let filter = |profile| seccomp::filter(profile, container, init_pid, launch);
+    if let Some(filter) = kept.seccomp.as_ref().map(filter).transpose()? {
         // As runc: with the privilege while we have it, or as late as can be without.
         if no_new_privileges { last.push(filter) } else { steps.push(filter) }
     }
@@ -120,17 +124,6 @@ fn standard_descriptors(process: &Process, io: Io, console: bool, launch: &mut L
         (Io::Descriptors(_), true) => Err(PlanError::new("process.terminal", "nobody is there to receive a terminal")),
         (Io::Terminal(_), false) => Err(PlanError::new("process.terminal", "is not set, but a terminal was asked for")),
     }
-}
-
-/// The filter of a profile, from the process's cache of filters.
-fn filter(profile: &LinuxSeccomp, launch: &mut Launch) -> Result<Step, PlanError> {
-    static FILTERS: LazyLock<Mutex<seccomp::Cache>> = LazyLock::new(Mutex::default);
-    // A panic of another thread in there leaves at worst a cache without the newest entry.
-    let mut filters = FILTERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let filter = filters.get(profile).map_err(|error| PlanError::new("linux.seccomp", error.to_string()))?;
-    launch.details.extend(filter.notes.iter().cloned());
-    launch.details.push(format!("seccomp filter flags: {}", filter.flags));
-    Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags, listener: None })
 }
 
 /// The environment as runc makes it: of entries with the same name the last one counts, an empty HOME counts as none, and

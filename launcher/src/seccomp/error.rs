@@ -8,12 +8,17 @@ pub enum SeccompError {
     /// Nobody could hand over the listener if every call waited for it.
     #[error("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be the default")]
     NotifyDefault,
-    /// write(2) is what hands over the listener.
-    #[error("linux.seccomp.syscalls[{rule}].names: SCMP_ACT_NOTIFY cannot be used for write")]
-    NotifyWrite {
-        /// Position in `syscalls`.
-        rule: usize,
+    /// Every one of its calls would be killed.
+    #[error("linux.seccomp.architectures[{index}]: {name} has no table of system calls here")]
+    Architecture {
+        /// Position in `architectures`.
+        index: usize,
+        /// What it says.
+        name: String,
     },
+    /// Built for a machine whose system calls have no table.
+    #[error("linux.seccomp.architectures: this machine's has no table of system calls here")]
+    Machine,
     /// A name of no letters.
     #[error("linux.seccomp.syscalls[{rule}].names[{name}]: empty")]
     EmptyName {

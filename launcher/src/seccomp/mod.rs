@@ -52,7 +52,7 @@ pub struct Filter {
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter, SeccompError> {
     let mut notes = Vec::new();
     let rules = rules::Rules::collect(profile, &mut notes)?;
-    let sections = ranges::sections(profile, &rules, &mut notes);
+    let sections = ranges::sections(profile, &rules, &mut notes)?;
     let program = assemble::assemble(&sections, rules.default);
     if program.len() > MOST_INSTRUCTIONS {
         return Err(SeccompError::TooLong { instructions: program.len() });

@@ -6,6 +6,7 @@
 
 use oci_spec::runtime::LinuxSeccomp;
 
+use super::SeccompError;
 use super::arch::{Architecture, NATIVE, X32_BIT};
 use super::assemble::BAD_ARCHITECTURE;
 use super::rules::{Meaning, Named, OnArchitecture, Rule, Rules};
@@ -38,15 +39,20 @@ pub(super) struct Section {
 }
 
 /// One section for each architecture: this machine's first, then the profile's.
-pub(super) fn sections(profile: &LinuxSeccomp, rules: &Rules, notes: &mut Vec<String>) -> Vec<Section> {
-    let mut architectures: Vec<Architecture> = NATIVE.into_iter().collect();
+///
+/// # Errors
+/// An architecture without a table, this machine's or one that the profile names.
+pub(super) fn sections(
+    profile: &LinuxSeccomp,
+    rules: &Rules,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Section>, SeccompError> {
+    let mut architectures = vec![NATIVE.ok_or(SeccompError::Machine)?];
     for (index, arch) in profile.architectures().iter().flatten().enumerate() {
         match Architecture::from_oci(*arch) {
             Some(known) if architectures.contains(&known) => {}
             Some(new) => architectures.push(new),
-            None => {
-                notes.push(format!("linux.seccomp.architectures[{index}]: no table for {arch}, its calls are killed"))
-            }
+            None => return Err(SeccompError::Architecture { index, name: arch.to_string() }),
         }
     }
     let mut sections: Vec<Section> = Vec::new();
@@ -56,7 +62,7 @@ pub(super) fn sections(profile: &LinuxSeccomp, rules: &Rules, notes: &mut Vec<St
             sections.push(section(&alike.collect::<Vec<_>>(), rules, notes));
         }
     }
-    sections
+    Ok(sections)
 }
 
 /// The section of architectures that the kernel reports alike: one, or x86_64 and x32.

@@ -133,7 +133,7 @@ fn seccomp_features() -> Value {
         "enabled": compiles(on("SCMP_ARCH_NATIVE")).is_some(),
         "actions": actions,
         "operators": those(&OPERATORS, |operator| compiles(compared(operator)).is_some()),
-        // One without a table is told in a note.
+        // One without a table is refused.
         "archs": those(&ARCHITECTURES, |arch| compiles(on(arch)).is_some_and(|notes| notes.is_empty())),
         "knownFlags": flags,
         "supportedFlags": supported,

@@ -1,6 +1,6 @@
 //! Files that are right and ask for what does not exist here yet.
 
-use super::wrong::{linux, mount};
+use super::wrong::linux;
 use super::*;
 
 fn resources(patch: &Value) -> Value {
@@ -10,16 +10,8 @@ fn resources(patch: &Value) -> Value {
 #[test]
 fn what_is_not_supported_yet() {
     let throttle = json!([{ "major": 8, "minor": 0, "rate": 1 }]);
-    let one = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let cases = [
-        (mount(&json!({ "destination": "/a", "uidMappings": one })), "mounts[0].uidMappings"),
-        (mount(&json!({ "destination": "/a", "gidMappings": one })), "mounts[0].gidMappings"),
-        (mount(&json!({ "destination": "/a", "options": ["ro", "idmap"] })), "mounts[0].options[1] (idmap)"),
-        (mount(&json!({ "destination": "/a", "options": ["ridmap"] })), "mounts[0].options[0] (ridmap)"),
-        (mount(&json!({ "destination": "/a", "options": ["tmpcopyup"] })), "mounts[0].options[0] (tmpcopyup)"),
-        (linux(&json!({ "seccomp": { "defaultAction": "SCMP_ACT_NOTIFY" } })), "linux.seccomp.listenerPath"),
         (linux(&json!({ "intelRdt": { "closID": "x" } })), "linux.intelRdt"),
-        (linux(&json!({ "mountLabel": "l" })), "linux.mountLabel"),
         (resources(&json!({ "devices": [{ "allow": false, "access": "w" }] })), "linux.resources.devices[0]"),
         (
             resources(&json!({ "devices": [{ "allow": false, "type": "c", "access": "rwm" }] })),

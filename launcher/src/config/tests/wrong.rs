@@ -348,6 +348,44 @@ fn other_parts_of_linux() {
 }
 
 #[test]
+fn seccomp_listeners() {
+    let with = |profile: Value| {
+        let mut whole = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+        whole.as_object_mut().unwrap().extend(profile.as_object().unwrap().clone());
+        linux(&json!({ "seccomp": whole }))
+    };
+    let notify = json!([{ "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }]);
+    assert_refused(&[
+        (
+            "default",
+            with(json!({ "defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/s" })),
+            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be the default",
+        ),
+        (
+            "no path",
+            with(json!({ "syscalls": notify })),
+            "linux.seccomp.listenerPath: missing, and a rule has SCMP_ACT_NOTIFY",
+        ),
+        ("empty path", with(json!({ "syscalls": notify, "listenerPath": "" })), "linux.seccomp.listenerPath: missing"),
+        (
+            "relative path",
+            with(json!({ "syscalls": notify, "listenerPath": "s" })),
+            "linux.seccomp.listenerPath: must be an absolute path, not \"s\"",
+        ),
+        (
+            "metadata alone",
+            with(json!({ "listenerMetadata": "m" })),
+            "linux.seccomp.listenerMetadata: needs listenerPath",
+        ),
+        (
+            "NUL in metadata",
+            with(json!({ "syscalls": notify, "listenerPath": "/s", "listenerMetadata": "a\0" })),
+            "linux.seccomp.listenerMetadata: must not contain a NUL",
+        ),
+    ]);
+}
+
+#[test]
 fn long_values_are_cut() {
     let long = "x".repeat(100_000);
     for patch in [process(&json!({ "cwd": long })), process(&json!({ "args": long })), process(&json!({ "env": [7] }))]

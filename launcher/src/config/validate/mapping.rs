@@ -27,7 +27,7 @@ pub(super) fn check(linux: &Linux) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn list(field: &str, mappings: &[LinuxIdMapping]) -> Result<(), ConfigError> {
+pub(super) fn list(field: &str, mappings: &[LinuxIdMapping]) -> Result<(), ConfigError> {
     if mappings.len() > MAX_MAPPINGS {
         return Err(ConfigError::field(field, format!("{} entries, the kernel takes {MAX_MAPPINGS}", mappings.len())));
     }

@@ -5,6 +5,7 @@ mod linux;
 mod mapping;
 mod mounts;
 mod process;
+mod seccomp;
 mod sysctl;
 
 use std::ffi::OsStr;
@@ -35,6 +36,9 @@ pub fn validate(spec: &Spec) -> Result<Vec<String>, ConfigError> {
     process::check(spec, &mut notes)?;
     mounts::check(spec.mounts().as_deref().unwrap_or_default(), &mut notes)?;
     linux::check(spec)?;
+    if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        seccomp::check(profile, &mut notes)?;
+    }
     sysctl::check(spec)?;
     hooks::check(spec)?;
     uts_name("hostname", spec.hostname().as_deref(), spec)?;

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::Mount;
 
-use super::{c_path, c_string, climbs};
+use super::{c_path, c_string, climbs, mapping};
 use crate::config::error::{ConfigError, quote};
 
 pub(super) fn check(mounts: &[Mount], notes: &mut Vec<String>) -> Result<(), ConfigError> {
@@ -14,6 +14,7 @@ pub(super) fn check(mounts: &[Mount], notes: &mut Vec<String>) -> Result<(), Con
         for (o, option) in options(mount).iter().enumerate() {
             c_string(format_args!("mounts[{i}].options[{o}]"), option)?;
         }
+        mappings(i, mount)?;
         match mount.source() {
             Some(source) if !source.as_os_str().is_empty() => c_string(format_args!("mounts[{i}].source"), source)?,
             _ if is_bind(mount) => {
@@ -41,6 +42,22 @@ fn destination(i: usize, mount: &Mount, notes: &mut Vec<String>) -> Result<(), C
         notes.push(format!("mounts[{i}].destination: {value} has a .. component, which does not leave the root"));
     }
     Ok(())
+}
+
+/// Both or none: a mount with one map would show every other id as the overflow id (runc and crun refuse it as well).
+fn mappings(i: usize, mount: &Mount) -> Result<(), ConfigError> {
+    let of = |mappings: &Option<Vec<_>>| mappings.clone().unwrap_or_default();
+    let (uids, gids) = (of(mount.uid_mappings()), of(mount.gid_mappings()));
+    let fields = [format!("mounts[{i}].uidMappings"), format!("mounts[{i}].gidMappings")];
+    if uids.is_empty() != gids.is_empty() {
+        let missing = if uids.is_empty() { &fields[0] } else { &fields[1] };
+        return Err(ConfigError::field(
+            missing,
+            "missing: id-mapped mounts must have both uid and gid mappings specified",
+        ));
+    }
+    mapping::list(&fields[0], &uids)?;
+    mapping::list(&fields[1], &gids)
 }
 
 fn options(mount: &Mount) -> &[String] {

@@ -304,7 +304,8 @@ fn hook(from: wire::step::hook::Reader<'_>) -> Result<Hook, WireError> {
 }
 
 fn state_text(from: wire::state_text::Reader<'_>) -> Result<StateText, WireError> {
-    Ok(StateText { before: from.get_before()?.to_vec(), after: from.get_after()?.to_vec() })
+    let parts = from.get_parts()?.iter().map(|part| Ok(part?.to_vec()));
+    Ok(StateText { parts: parts.collect::<Result<_, WireError>>()? })
 }
 
 fn exec(from: wire::step::exec::Reader<'_>) -> Result<Step, WireError> {

@@ -266,9 +266,11 @@ fn hook(mut to: wire::step::hook::Builder<'_>, from: &Hook) {
     state_text(to.init_state(), state);
 }
 
-fn state_text(mut to: wire::state_text::Builder<'_>, StateText { before, after }: &StateText) {
-    to.set_before(before);
-    to.set_after(after);
+fn state_text(to: wire::state_text::Builder<'_>, StateText { parts }: &StateText) {
+    let mut list = to.init_parts(length(parts));
+    for (position, part) in (0..).zip(parts) {
+        list.set(position, part);
+    }
 }
 
 fn words(mut to: primitive_list::Builder<'_, u64>, from: &[u64]) {

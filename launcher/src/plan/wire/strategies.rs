@@ -189,7 +189,7 @@ fn rlimit() -> impl Strategy<Value = Rlimit> {
 }
 
 fn state_text() -> impl Strategy<Value = StateText> {
-    (bytes(), bytes()).prop_map(|(before, after)| StateText { before, after })
+    vec(bytes(), 0..4).prop_map(|parts| StateText { parts })
 }
 
 fn hook() -> impl Strategy<Value = Hook> {

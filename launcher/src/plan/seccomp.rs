@@ -1,0 +1,68 @@
+//! The seccomp filter of a process: compiled, and connected to whoever decides about `SCMP_ACT_NOTIFY`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{LazyLock, Mutex};
+
+use oci_spec::runtime::LinuxSeccomp;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::build::PlanError;
+use super::{Launch, SeccompListener, StateText, Step};
+use crate::seccomp;
+use crate::state::{ContainerState, Status};
+
+/// The step that puts a process under a profile; the filter comes from the cache of filters. `init_pid` is given for an
+/// exec: its container has a pid of its own.
+pub(super) fn filter(
+    profile: &LinuxSeccomp,
+    container: &ContainerState,
+    init_pid: Option<i32>,
+    launch: &mut Launch,
+) -> Result<Step, PlanError> {
+    static FILTERS: LazyLock<Mutex<seccomp::Cache>> = LazyLock::new(Mutex::default);
+    // A panic of another thread in there leaves at worst a cache without the newest entry.
+    let mut filters = FILTERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let filter = filters.get(profile).map_err(|error| {
+        let text = error.to_string();
+        let (field, problem) = text.split_once(": ").unwrap_or(("linux.seccomp", &text));
+        PlanError::new(field, problem)
+    })?;
+    drop(filters);
+    launch.details.extend(filter.notes.iter().cloned());
+    let listener = if filter.needs_listener {
+        Some(SeccompListener {
+            socket: launch.add_fd(connect(profile.listener_path().as_deref().unwrap_or(Path::new("")))?),
+            state: state(profile, container, init_pid),
+        })
+    } else {
+        None
+    };
+    launch.details.push(format!("seccomp filter flags: {}", filter.flags));
+    Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags, listener })
+}
+
+/// What the listener's receiver reads.
+fn state(profile: &LinuxSeccomp, container: &ContainerState, init_pid: Option<i32>) -> StateText {
+    let state = match init_pid {
+        None => StateText::of(container, Status::Creating),
+        Some(pid) => StateText { parts: vec![StateText::of(container, Status::Running).with_pid(pid)] },
+    };
+    StateText::of_process(container, profile.listener_metadata().as_deref().unwrap_or_default(), state)
+}
+
+/// Connects by way of the directory: the path may be longer than an address.
+fn connect(path: &Path) -> Result<OwnedFd, PlanError> {
+    let connected = || {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
+        let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let directory_path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        let address = SocketAddrUnix::new(Path::new(&directory_path).join(name))?;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(socket)
+    };
+    connected().map_err(|errno| PlanError::path("linux.seccomp.listenerPath", path, errno))
+}

@@ -345,6 +345,8 @@ struct Step {
       # Becomes its owner.
       console @92 :Bool;
       # Also bind it to /dev/console.
+      keepLineEnds @98 :Bool;
+      # Without ONLCR: what is carried to another terminal, or into a file, is not to be changed on the way.
     }
 
     moveRoot @93 :Void;

@@ -87,7 +87,11 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     if let Some(name) = args.next() {
         command.arg0(name);
     }
-    command.args(args).env_clear().stdin(input).stdout(Stdio::null()).stderr(output.try_clone().map_err(error)?);
+    if hook.env().is_some() {
+        command.env_clear();
+    }
+    // Without an environment of its own it has ours, as with runc: its program may look for others along PATH.
+    command.args(args).stdin(input).stdout(Stdio::null()).stderr(output.try_clone().map_err(error)?);
     for entry in hook.env().iter().flatten() {
         if let Some((key, value)) = entry.split_once('=') {
             command.env(key, value);

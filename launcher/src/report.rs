@@ -146,6 +146,8 @@ ops! {
     ProcRead = 41, "read /proc/self";
     /// The helper could not be cloned, or sendmsg(2) of the filter's listener failed.
     SendListener = 42, "send the listener to linux.seccomp.listenerPath";
+    /// `TCSETS`.
+    TerminalModes = 43, "set the terminal's modes";
 }
 
 impl Report {
@@ -224,11 +226,17 @@ impl std::fmt::Display for StepError {
                 _ => write!(f, ": {field}: exec: {program:?}: {reason}"),
             };
         }
+        if let (Op::Execve, Some((field, program))) = (self.op, self.object.split_once(' ')) {
+            // Go's words too; most often it is the interpreter of a script that is missing.
+            return write!(f, ": {field}: exec {program}: {}", errno_text(self.errno));
+        }
         if !self.object.is_empty() {
             write!(f, ": {}", self.object)?;
         }
         match self.op {
             Op::Call | Op::Execve => write!(f, ": {}", errno_text(self.errno)),
+            // Most often the filter's doing.
+            Op::HookSignal if self.errno.raw_os_error() == libc::SIGSYS => f.write_str(": signal: bad system call"),
             Op::HookExit | Op::HookSignal => write!(f, ": {} {}", self.op.text(), self.errno.raw_os_error()),
             op => write!(f, ": {}: {}", op.text(), errno_text(self.errno)),
         }

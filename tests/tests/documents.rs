@@ -12,9 +12,15 @@ fn read(path: &str) -> String {
 
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for document in
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/rpc.md", "docs/brood-oci.md", "bench/README.md"]
-    {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "docs/rpc.md",
+        "docs/brood-oci.md",
+        "docs/compatibility.md",
+        "bench/README.md",
+    ] {
         let text = read(document);
         let folder = root().join(document).parent().unwrap().to_owned();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

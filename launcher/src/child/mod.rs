@@ -218,8 +218,8 @@ impl<'a> Child<'a> {
             }
             Step::OomScoreAdj(value) => self.oom_score_adj(*value),
             Step::Rlimit(limit) => sys::set_rlimit(limit).during(Op::Call),
-            Step::Terminal { socket, rows, columns, uid, console } => {
-                self.terminal(*socket, (*rows, *columns), *uid, *console)
+            Step::Terminal { socket, rows, columns, uid, console, keep_line_ends } => {
+                self.terminal(*socket, (*rows, *columns), *uid, *console, *keep_line_ends)
             }
             Step::Stdio { stdin, stdout, stderr, uid } => self.stdio([*stdin, *stdout, *stderr], *uid),
             Step::WorkingDirectory(path) => self.working_directory(path).and_then(|()| self.let_go()),

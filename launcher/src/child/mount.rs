@@ -194,8 +194,17 @@ impl Child<'_> {
         rustix::process::chdir(c"/").during(Op::ChangeDirectory)
     }
 
-    /// For a root on the initramfs, which cannot be pivoted away: the container's root covers it already.
+    /// For a root on the initramfs, which cannot be pivoted away: the container's root covers it already. The host's
+    /// /proc and /sys must not stay below it: while there is one without masks in the namespace, the kernel lets whoever
+    /// makes a user namespace in the container mount another such.
     pub(super) fn move_root(&self) -> Done {
+        for path in [c"/proc", c"/sys"] {
+            match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+                // None is there.
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(errno) => return Err(Failure { op: Op::Unmount, errno }),
+            }
+        }
         let root = self.root()?;
         rustix::process::fchdir(root).during(Op::ChangeDirectory)?;
         rustix::process::chroot(c".").during(Op::ChangeDirectory)?;

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
 use super::mount::attach;
 use super::target::open_or_make_path;
@@ -25,7 +25,14 @@ const NAME: &[u8] = b"/dev/ptmx";
 const DEVPTS_SUPER_MAGIC: rustix::fs::FsWord = 0x1cd1;
 
 impl Child<'_> {
-    pub(super) fn terminal(&self, socket: FdIndex, size: (u16, u16), uid: u32, console: bool) -> Done {
+    pub(super) fn terminal(
+        &self,
+        socket: FdIndex,
+        size: (u16, u16),
+        uid: u32,
+        console: bool,
+        keep_line_ends: bool,
+    ) -> Done {
         let master = self.open_master()?;
         // By the master's own ioctl, not by name: /dev/pts/N could be swapped (CVE-2025-52565).
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -34,6 +41,11 @@ impl Child<'_> {
         if size != (0, 0) {
             let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&master, size).during(Op::WindowSize)?;
+        }
+        if keep_line_ends {
+            let mut modes = rustix::termios::tcgetattr(&slave).during(Op::TerminalModes)?;
+            modes.output_modes.remove(OutputModes::ONLCR);
+            rustix::termios::tcsetattr(&slave, OptionalActions::Now, &modes).during(Op::TerminalModes)?;
         }
         // The gid= of the devpts mount stays, and with it the group's right to write.
         rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>).during(Op::Own)?;

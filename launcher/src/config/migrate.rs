@@ -46,7 +46,7 @@ pub(super) fn migrate(config: &mut Value) -> Vec<String> {
     }
     resources(config, &mut notes);
     if let Some(process) = object(config, "/process") {
-        user(process, &mut notes);
+        user(process);
         capabilities(process, &mut notes);
     }
     scheduler_flags(config, &mut notes);
@@ -83,12 +83,9 @@ fn drop_nulls(value: &mut Value, path: &str, notes: &mut Vec<String>) {
     }
 }
 
-/// `process.user` is required by `oci_spec` only; Go starts from uid 0, gid 0.
-fn user(process: &mut Object, notes: &mut Vec<String>) {
-    process.entry("user").or_insert_with(|| {
-        notes.push("process.user: absent, taken as uid 0, gid 0".to_owned());
-        json!({})
-    });
+/// `process.user` is required by `oci_spec` only; Go starts from uid 0, gid 0, and so do callers: no word about it.
+fn user(process: &mut Object) {
+    process.entry("user").or_insert_with(|| json!({}));
 }
 
 /// Up to 1.0.0-rc4 one list, now five sets. Inheritable and ambient stay empty (CVE-2022-29162).

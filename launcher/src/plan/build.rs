@@ -115,6 +115,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
 
     let mut steps = Vec::with_capacity(64);
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
+    steps.extend(attributes::every_cpu());
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
     let own_users = namespaces.has(LinuxNamespaceType::User);
     if rootless::needed() && !own_users {
@@ -141,7 +142,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     attributes::sysctls(spec, &mut steps)?;
 
-    let create_hooks = hooks::child_hooks(spec, HookKind::CreateContainer, &options.container)?;
+    let create_hooks = hooks::child_hooks(spec, HookKind::CreateContainer, &options.container, &[])?;
     if options.from_zygote && !create_hooks.is_empty() {
         // They are programs of the host's, of which a zygote's own namespace holds nothing.
         let path = Path::new("/proc/self/ns/mnt");
@@ -185,8 +186,13 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     if let Some(socket) = options.park {
         steps.push(Step::Park { socket: launch.add_fd(socket) });
     }
-    steps.extend(hooks::child_hooks(spec, HookKind::StartContainer, &options.container)?);
+    let mut last = last;
+    let program = last.pop();
     steps.extend(last);
+    // As runc: with the limits, the filter and, unless they have their own, the environment of the program.
+    let env = if let Some(Step::Exec { env, .. }) = &program { env.as_slice() } else { &[] };
+    steps.extend(hooks::child_hooks(spec, HookKind::StartContainer, &options.container, env)?);
+    steps.extend(program);
     if own_users || !launch.plan.net_devices.is_empty() {
         steps.insert(0, Step::AwaitParent);
     }

@@ -82,7 +82,8 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let mut steps = Vec::with_capacity(16);
     let affinity = process.exec_cpu_affinity().as_ref();
     let (initial, last) = (affinity.map(ExecCPUAffinity::initial), affinity.map(ExecCPUAffinity::cpu_affinity_final));
-    steps.extend(attributes::affinity("initial", initial.and_then(Option::as_ref))?);
+    let initial = attributes::affinity("initial", initial.and_then(Option::as_ref))?;
+    steps.extend(initial.or_else(attributes::every_cpu));
     let mut namespaces = namespaces & !libc::CLONE_NEWPID;
     // From outside an ordinary user has no right but that of the user namespace's owner, so it comes first.
     let owner = rootless::needed() && namespaces & libc::CLONE_NEWUSER != 0;

@@ -1,5 +1,7 @@
 //! Hooks of the container's namespaces, and the state that every hook reads.
 
+use std::ffi::CString;
+
 use oci_spec::runtime::{Hook as SpecHook, Spec};
 use serde::Serialize;
 
@@ -76,7 +78,14 @@ pub(super) fn runtime_hooks(spec: &Spec) -> bool {
 }
 
 /// The hooks that the child runs itself.
-pub(super) fn child_hooks(spec: &Spec, kind: HookKind, container: &ContainerState) -> Result<Vec<Step>, PlanError> {
+///
+/// A hook without an environment gets `default_env`.
+pub(super) fn child_hooks(
+    spec: &Spec,
+    kind: HookKind,
+    container: &ContainerState,
+    default_env: &[CString],
+) -> Result<Vec<Step>, PlanError> {
     let Some(hooks) = spec.hooks() else { return Ok(Vec::new()) };
     let (name, list, status) = match kind {
         HookKind::CreateContainer => ("createContainer", hooks.create_container(), Status::Creating),
@@ -95,7 +104,8 @@ pub(super) fn child_hooks(spec: &Spec, kind: HookKind, container: &ContainerStat
         let index = u16::try_from(position).map_err(|_| PlanError::new(&field, "too many hooks"))?;
         let timeout = u32::try_from(hook.timeout().unwrap_or(0)).unwrap_or(0);
         let state = StateText::of(container, status);
-        Ok(Step::Hook(Hook { kind, index, path, argv, env: strings(hook.env())?, timeout, state }))
+        let env = if hook.env().is_some() { strings(hook.env())? } else { default_env.to_vec() };
+        Ok(Step::Hook(Hook { kind, index, path, argv, env, timeout, state }))
     };
     list.iter().flatten().enumerate().map(step).collect()
 }

@@ -118,7 +118,8 @@ fn standard_descriptors(process: &Process, io: Io, console: bool, launch: &mut L
             let size = process.console_size();
             let cells = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
             let (rows, columns) = size.as_ref().map_or((0, 0), |size| (cells(size.height()), cells(size.width())));
-            Ok(Step::Terminal { socket: launch.add_fd(socket), rows, columns, uid, console })
+            let socket = launch.add_fd(socket);
+            Ok(Step::Terminal { socket, rows, columns, uid, console, keep_line_ends: false })
         }
         (Io::Descriptors(_), true) => Err(PlanError::new("process.terminal", "nobody is there to receive a terminal")),
         (Io::Terminal(_), false) => Err(PlanError::new("process.terminal", "is not set, but a terminal was asked for")),

@@ -40,6 +40,7 @@ pub(super) fn filter(
     } else {
         None
     };
+    launch.details.push(format!("seccomp filter flags: {}", filter.flags));
     Ok(Step::Seccomp { program: filter.program.clone(), flags: filter.flags, listener })
 }
 

@@ -180,6 +180,8 @@ pub enum Step {
         uid: u32,
         /// Also bind it to /dev/console.
         console: bool,
+        /// Without `ONLCR`: what is carried to another terminal, or into a file, is not to be changed on the way.
+        keep_line_ends: bool,
     },
     /// Put the three descriptors at 0, 1 and 2 and let the container's user own the pipes and files among them.
     Stdio {
@@ -327,7 +329,7 @@ impl Step {
                     HookKind::CreateContainer => "createContainer",
                     HookKind::StartContainer => "startContainer",
                 };
-                format!("hooks.{list}[{index}] {}", text(path))
+                format!("error running {list} hook #{index}: {}", text(path))
             }
             Step::Sysctl { path, .. } => format!("linux.sysctl {}", text(path).replace('/', ".")),
             Step::Scheduler(Scheduler { policy, .. }) => format!("process.scheduler policy {policy}"),

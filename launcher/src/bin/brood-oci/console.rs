@@ -58,12 +58,19 @@ impl Console {
         }
     }
 
-    /// A terminal that we carry is born with the size of our own, unless config.json gives it one.
+    /// A terminal that we carry is born with the size of our own, unless config.json gives it one, and leaves line ends to
+    /// our own.
     pub fn fit(&self, plan: &mut Plan) {
-        let (Console::Ours(_), Ok(own)) = (self, rustix::termios::tcgetwinsize(rustix::stdio::stdin())) else { return };
+        if !matches!(self, Console::Ours(_)) {
+            return;
+        }
+        let own = rustix::termios::tcgetwinsize(rustix::stdio::stdin());
         for step in &mut plan.steps {
-            if let Step::Terminal { rows: rows @ 0, columns: columns @ 0, .. } = step {
-                (*rows, *columns) = (own.ws_row, own.ws_col);
+            if let Step::Terminal { rows, columns, keep_line_ends, .. } = step {
+                *keep_line_ends = true;
+                if let (Ok(own), (0, 0)) = (own, (*rows, *columns)) {
+                    (*rows, *columns) = (own.ws_row, own.ws_col);
+                }
             }
         }
     }
@@ -99,6 +106,8 @@ impl Relay {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // Line ends are its part: see `Console::fit`.
+            raw.output_modes = before.output_modes;
             rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw).context("terminal into raw mode")?;
         }
         rustix::io::ioctl_fionbio(&master, true).context("terminal")?;

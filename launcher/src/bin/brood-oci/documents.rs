@@ -1,6 +1,6 @@
 //! `spec` and `version`: documents about the runtime, not about a container. See also `features`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -29,6 +29,11 @@ pub struct SpecArgs {
 pub fn spec(args: &SpecArgs) -> anyhow::Result<ExitCode> {
     let path = args.bundle.join(&args.file);
     let mut document = template();
+    if !is_cgroup2(Path::new("/sys/fs/cgroup"))
+        && let Some(namespaces) = document["linux"]["namespaces"].as_array_mut()
+    {
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    }
     if args.rootless {
         make_rootless(&mut document);
     }
@@ -38,7 +43,13 @@ pub fn spec(args: &SpecArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What runc writes.
+/// Whether the host has cgroup v2 alone. Where it has not, runc writes no cgroup namespace either.
+fn is_cgroup2(path: &Path) -> bool {
+    const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC)
+}
+
+/// What runc writes, on a host with cgroup v2 alone.
 fn template() -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});

@@ -131,7 +131,8 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
     let mut launch = build_exec(&process, options)?;
     console.fit(&mut launch.plan);
-    let launching = Launching { launch, status, pidfd_socket, hooks: None };
+    let messages = &runtime.messages;
+    let launching = Launching { launch, status, pidfd_socket, hooks: None, messages };
     let spawned = launching.run(args.pid_file.as_deref())?;
     match forwarder {
         None => Ok(ExitCode::SUCCESS),

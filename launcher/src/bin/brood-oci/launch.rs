@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use brood_launcher::hooks::{self, Point};
-use brood_launcher::plan::{Io, Launch, Stdio};
+use brood_launcher::plan::{Io, Launch, Stdio, Step};
 use brood_launcher::prepare::{self, Order, PrepareError, Prepared, Source};
 use brood_launcher::report::{Outcome, ReportReader, StepError};
 use brood_launcher::rootless;
@@ -19,6 +19,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 use crate::console::{self, Console};
 use crate::inherited::Inherited;
 use crate::lifecycle;
+use crate::messages::Messages;
 use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
@@ -104,6 +105,7 @@ pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
     let Launched { dir, spawned, console } = launch(runtime, args.create, mode)?;
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
     let record = wait(&forwarder, &spawned, console)?;
+    runtime.messages.debug(&format!("process {}: ended with status {}", spawned.pid, record.status));
     dir.process(INIT).write_exit(&record)?;
     if !args.keep {
         lifecycle::remove(runtime, &dir)?;
@@ -165,10 +167,7 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
     }
     let Prepared { mut launch, status, reserved, kept, state, .. } = prepared;
     console.fit(&mut launch.plan);
-    for detail in &launch.details {
-        runtime.messages.debug(detail);
-    }
-    let launching = Launching { launch, status, pidfd_socket, hooks: Some((kept, state)) };
+    let launching = Launching { launch, status, pidfd_socket, hooks: Some((kept, state)), messages: &runtime.messages };
     let started = launching
         .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from));
     let spawned = match started {
@@ -192,7 +191,7 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
 }
 
 /// A launch on its way, of a container or of an exec.
-pub struct Launching {
+pub struct Launching<'a> {
     pub launch: Launch,
     /// Our end of the status pipe or socket.
     pub status: OwnedFd,
@@ -200,9 +199,11 @@ pub struct Launching {
     pub pidfd_socket: Option<OwnedFd>,
     /// Hooks to run while the child waits, and what they get to read.
     pub hooks: Option<(Kept, ContainerState)>,
+    /// Get the details.
+    pub messages: &'a Messages,
 }
 
-impl Launching {
+impl Launching<'_> {
     /// Clones, and waits until the child runs or is parked. On failure no child is left.
     pub fn run(self, pid_file: Option<&Path>) -> anyhow::Result<Spawned> {
         self.run_with(pid_file, |_| Ok(()))
@@ -215,10 +216,15 @@ impl Launching {
     ) -> anyhow::Result<Spawned> {
         // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
         rootless::hide_from_containers(self.launch.plan.id_maps.is_some()).context("PR_SET_DUMPABLE")?;
-        let Launching { launch: Launch { plan, fds, .. }, status, pidfd_socket, hooks } = self;
+        let Launching { launch: Launch { plan, fds, details }, status, pidfd_socket, hooks, messages } = self;
+        for detail in &details {
+            messages.debug(detail);
+        }
+        messages.debug(&format!("steps: {}", plan.steps.iter().map(Step::name).collect::<Vec<_>>().join(", ")));
         let spawned = Host::open(false)?.spawn(&plan, &fds)?;
         // Our copies of the child's descriptors; the status pipe would never end with its write end held here.
         drop(fds);
+        messages.debug(&format!("process {}: cloned", spawned.pid));
         let started = record(spawned.pid).and_then(|()| {
             let mut reader = ReportReader::default();
             reader.read_to_end(&status).context("status pipe")?;
@@ -229,7 +235,8 @@ impl Launching {
                 reader.read_to_end(&status).context("status pipe")?;
             }
             match reader.finish(&plan) {
-                Outcome::Running | Outcome::Parked => {}
+                Outcome::Running => messages.debug(&format!("process {}: runs its program", spawned.pid)),
+                Outcome::Parked => messages.debug(&format!("process {}: waits for its start", spawned.pid)),
                 Outcome::Failed(error) => return Err(NotStarted::from(error).into()),
                 Outcome::Vanished => return Err(NotStarted::Vanished.into()),
             }

@@ -179,6 +179,12 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         !(makes_cgroup && by_systemd),
         "the systemd cgroup driver is not supported yet: leave --systemd-cgroup out"
     );
+    if matches!(command, Command::List(_))
+        && let Some(root) = &cli.root
+    {
+        // A list makes nothing; only the default directory may be missing.
+        std::fs::metadata(root).with_context(|| format!("--root {}", root.display()))?;
+    }
     let path = cli.root.unwrap_or_else(rootless::default_state_root);
     match &command {
         Command::Create(args) => run_sealed(Some(&args.config_file()))?,

@@ -67,7 +67,7 @@ impl Messages {
         }
     }
 
-    /// Only with `--debug`.
+    /// Only with `--debug`; on standard error only where there is no log file, as with runc.
     pub fn debug(&self, message: &str) {
         if self.level >= Level::Debug {
             self.write("debug", message);
@@ -80,7 +80,9 @@ impl Messages {
         let quoted = serde_json::Value::from(message).to_string();
         let text = format!("time=\"{now}\" level={level} msg={quoted}\n");
         // Nobody is left to tell when these cannot be written.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        if level != "debug" || self.file.is_none() {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        }
         if let Some(mut file) = self.file.as_deref() {
             let line = match self.format {
                 LogFormat::Text => text,

@@ -197,6 +197,7 @@ impl Decoder {
                 columns: from.get_columns(),
                 uid: from.get_uid(),
                 console: from.get_console(),
+                keep_line_ends: from.get_keep_line_ends(),
             },
             Which::WorkingDirectory(path) => Step::WorkingDirectory(string("workingDirectory", path?)?),
             Which::BoundingSet(mask) => Step::BoundingSet(mask),

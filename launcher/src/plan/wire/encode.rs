@@ -192,13 +192,14 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             to.set_stderr(stderr.0);
             to.set_uid(*uid);
         }
-        Step::Terminal { socket, rows, columns, uid, console } => {
+        Step::Terminal { socket, rows, columns, uid, console, keep_line_ends } => {
             let mut to = to.init_terminal();
             to.set_socket(socket.0);
             to.set_rows(*rows);
             to.set_columns(*columns);
             to.set_uid(*uid);
             to.set_console(*console);
+            to.set_keep_line_ends(*keep_line_ends);
         }
         Step::WorkingDirectory(path) => to.set_working_directory(path.as_bytes()),
         Step::BoundingSet(mask) => to.set_bounding_set(*mask),

@@ -101,8 +101,15 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         any::<u32>().prop_map(Step::Umask).boxed(),
         any::<i32>().prop_map(Step::OomScoreAdj).boxed(),
         rlimit().prop_map(Step::Rlimit).boxed(),
-        (fd(), any::<[u16; 2]>(), any::<u32>(), any::<bool>())
-            .prop_map(|(socket, [rows, columns], uid, console)| Step::Terminal { socket, rows, columns, uid, console })
+        (fd(), any::<[u16; 2]>(), any::<u32>(), any::<[bool; 2]>())
+            .prop_map(|(socket, [rows, columns], uid, [console, keep_line_ends])| Step::Terminal {
+                socket,
+                rows,
+                columns,
+                uid,
+                console,
+                keep_line_ends,
+            })
             .boxed(),
         (fd(), fd(), fd(), any::<u32>())
             .prop_map(|(stdin, stdout, stderr, uid)| Step::Stdio { stdin, stdout, stderr, uid })

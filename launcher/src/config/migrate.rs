@@ -50,6 +50,7 @@ pub(super) fn migrate(config: &mut Value) -> Vec<String> {
         capabilities(process, &mut notes);
     }
     scheduler_flags(config, &mut notes);
+    affinity(config, &mut notes);
     seccomp(config, &mut notes);
     notes
 }
@@ -86,6 +87,17 @@ fn drop_nulls(value: &mut Value, path: &str, notes: &mut Vec<String>) {
 /// `process.user` is required by `oci_spec` only; Go starts from uid 0, gid 0, and so do callers: no word about it.
 fn user(process: &mut Object) {
     process.entry("user").or_insert_with(|| json!({}));
+}
+
+/// An empty list leaves the affinity as it is (runtime-spec, config, "Linux Process"); `oci_spec` takes none.
+fn affinity(config: &mut Value, notes: &mut Vec<String>) {
+    let Some(affinity) = object(config, "/process/execCPUAffinity") else { return };
+    for name in ["initial", "final"] {
+        if affinity.get(name).and_then(Value::as_str) == Some("") {
+            affinity.remove(name);
+            notes.push(format!("process.execCPUAffinity.{name}: empty, taken as absent"));
+        }
+    }
 }
 
 /// Up to 1.0.0-rc4 one list, now five sets. Inheritable and ambient stay empty (CVE-2022-29162).

@@ -34,7 +34,7 @@ pub use error::ConfigError;
 pub use id::{IdError, MAX_ID_BYTES, check_id};
 pub use parse::parse;
 pub use unsupported::check_supported;
-pub use validate::{sysctl_path, validate};
+pub use validate::{list_mask, sysctl_path, validate};
 
 /// The name of the file in a bundle.
 pub const FILE_NAME: &str = "config.json";

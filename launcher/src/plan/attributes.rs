@@ -9,9 +9,7 @@ use oci_spec::runtime::{
 
 use super::build::{PlanError, c_string};
 use super::{Scheduler, SecurityModule, Step};
-
-/// The kernel's own bound of CPU and node numbers is lower than this (`NR_CPUS`, `MAX_NUMNODES`).
-const LIST_MAX: u32 = 8192;
+use crate::config::list_mask;
 
 /// Sysctls of config.json, as files below /proc/sys. That each belongs to a namespace of the container's own was
 /// checked by [`crate::config::validate`].
@@ -86,7 +84,7 @@ pub(super) fn affinity(field: &str, list: Option<&String>) -> Result<Option<Step
     match list.map(|list| list.trim()).filter(|list| !list.is_empty()) {
         None => Ok(None),
         Some(list) => {
-            let mask = mask(list).ok_or_else(|| PlanError::new(field, format!("{list:?} is no list of CPUs")))?;
+            let mask = list_mask(list).ok_or_else(|| PlanError::new(field, format!("{list:?} is no list of CPUs")))?;
             Ok(Some(Step::CpuAffinity(mask)))
         }
     }
@@ -102,14 +100,11 @@ pub(super) fn every_cpu() -> Option<Step> {
 }
 
 /// What a process's execution domain is.
-pub(super) fn personality(personality: &LinuxPersonality) -> Result<Step, PlanError> {
-    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        return Err(PlanError::new("linux.personality.flags", "no flag is defined"));
-    }
-    Ok(Step::Personality(match personality.domain() {
+pub(super) fn personality(personality: &LinuxPersonality) -> Step {
+    Step::Personality(match personality.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
         LinuxPersonalityDomain::PerLinux32 => 8,
-    }))
+    })
 }
 
 /// Where a process's memory comes from.
@@ -133,30 +128,10 @@ pub(super) fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Step, PlanErro
         None | Some("") => Vec::new(),
         Some(list) => {
             let error = || PlanError::new("linux.memoryPolicy.nodes", format!("{list:?} is no list of nodes"));
-            mask(list).ok_or_else(error)?
+            list_mask(list).ok_or_else(error)?
         }
     };
     Ok(Step::MemoryPolicy { mode, nodes })
-}
-
-/// A list as in cpuset(7), "List format", as a mask: `0-3,8`.
-fn mask(list: &str) -> Option<Vec<u64>> {
-    let mut mask = Vec::new();
-    for part in list.split(',') {
-        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
-        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
-        if first > last || last >= LIST_MAX {
-            return None;
-        }
-        for number in first..=last {
-            let word = (number / u64::BITS) as usize;
-            if mask.len() <= word {
-                mask.resize(word + 1, 0u64);
-            }
-            mask[word] |= 1 << (number % u64::BITS);
-        }
-    }
-    Some(mask)
 }
 
 /// The labels that the program gets; a module that this machine does not have cannot give one.
@@ -186,21 +161,6 @@ pub fn enabled(module: SecurityModule) -> bool {
         SecurityModule::Selinux => {
             const SELINUX_MAGIC: rustix::fs::FsWord = 0xf97c_ff8c_u32 as rustix::fs::FsWord;
             rustix::fs::statfs(Path::new("/sys/fs/selinux")).is_ok_and(|found| found.f_type == SELINUX_MAGIC)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_become_masks() {
-        assert_eq!(mask("0"), Some(vec![1]));
-        assert_eq!(mask("0-3, 8"), Some(vec![0b1_0000_1111]));
-        assert_eq!(mask("64"), Some(vec![0, 1]));
-        for wrong in ["", "a", "3-1", "1-", "-1", "0,,1", "8192", "0x1"] {
-            assert_eq!(mask(wrong), None, "{wrong}");
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn steps(
     steps.push(standard_descriptors(process, io, console, launch)?);
     attributes::priorities(process, steps)?;
     steps.extend(kept.memory_policy.as_ref().map(attributes::memory_policy).transpose()?);
-    steps.extend(kept.personality.as_ref().map(attributes::personality).transpose()?);
+    steps.extend(kept.personality.as_ref().map(attributes::personality));
     attributes::labels(process, steps)?;
     let cwd = c_string("process.cwd", process.cwd().to_string_lossy().as_ref())?;
     steps.push(Step::WorkingDirectory(cwd));
@@ -116,6 +116,7 @@ fn standard_descriptors(process: &Process, io: Io, console: bool, launch: &mut L
         }
         (Io::Terminal(socket), true) => {
             let size = process.console_size();
+            // Validation has bounded them.
             let cells = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
             let (rows, columns) = size.as_ref().map_or((0, 0), |size| (cells(size.height()), cells(size.width())));
             let socket = launch.add_fd(socket);

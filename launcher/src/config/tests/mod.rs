@@ -88,6 +88,10 @@ fn unlimited_rlimits_keep_their_value() {
 #[test]
 fn what_is_odd_passes_with_a_note() {
     for (patch, note) in [
+        (
+            json!({ "process": { "execCPUAffinity": { "initial": "0", "final": "" } } }),
+            "process.execCPUAffinity.final: empty, taken as absent",
+        ),
         (json!({ "process": { "env": ["LANG"] } }), "process.env[0]: no = in \"LANG\", passed on as it is"),
         (
             json!({ "mounts": [{ "destination": "tmp", "type": "tmpfs" }] }),
@@ -106,6 +110,8 @@ fn what_is_odd_passes_with_a_note() {
 fn what_asks_for_nothing_is_supported() {
     for patch in [
         json!({ "hooks": { "prestart": [], "poststop": [] } }),
+        json!({ "process": { "consoleSize": { "height": 65_535, "width": 0 }, "scheduler": { "policy": "SCHED_OTHER" } } }),
+        json!({ "linux": { "memoryPolicy": { "mode": "MPOL_PREFERRED" }, "personality": { "domain": "LINUX" } } }),
         json!({ "process": { "apparmorProfile": "", "selinuxLabel": "", "terminal": false } }),
         json!({ "linux": { "resources": { "memory": {}, "cpu": {}, "blockIO": {}, "network": {}, "unified": {} } } }),
         json!({ "linux": { "resources": { "memory": { "limit": -1 }, "pids": { "limit": 0 }, "cpu": { "shares": 0 } } } }),

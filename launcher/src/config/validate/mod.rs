@@ -1,5 +1,6 @@
 //! Whether a [`Spec`] is right in itself: values in range, parts that fit together, strings that C can hold.
 
+mod attributes;
 mod hooks;
 mod linux;
 mod mapping;
@@ -18,6 +19,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::error::{ConfigError, quote};
 use super::unsupported;
 
+pub use attributes::list_mask;
 pub use sysctl::sysctl_path;
 
 /// Longest host or domain name that the kernel takes (`__NEW_UTS_LEN`).
@@ -36,6 +38,7 @@ pub fn validate(spec: &Spec) -> Result<Vec<String>, ConfigError> {
     process::check(spec, &mut notes)?;
     mounts::check(spec.mounts().as_deref().unwrap_or_default(), &mut notes)?;
     linux::check(spec)?;
+    attributes::check_linux(spec)?;
     if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         seccomp::check(profile, &mut notes)?;
     }

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{PosixRlimit, Process, Spec, User};
 
-use super::{absolute_path, c_string};
+use super::{absolute_path, attributes, c_string};
 use crate::config::error::{ConfigError, quote};
 
 /// The user that setresuid(2) and chown(2) take for "leave it as it is": a program meant for it would stay root.
@@ -20,6 +20,8 @@ pub(super) fn check(spec: &Spec, notes: &mut Vec<String>) -> Result<(), ConfigEr
     absolute_path("process.cwd", process.cwd())?;
     user(process.user())?;
     rlimits(process.rlimits().as_deref().unwrap_or_default())?;
+    attributes::check_process(process)?;
+    labels(process)?;
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => {
             Err(ConfigError::field("process.oomScoreAdj", format!("must be within -1000 and 1000, not {score}")))
@@ -76,6 +78,13 @@ fn user(user: &User) -> Result<(), ConfigError> {
         )),
         _ => Ok(()),
     }
+}
+
+fn labels(process: &Process) -> Result<(), ConfigError> {
+    let labels = [("apparmorProfile", process.apparmor_profile()), ("selinuxLabel", process.selinux_label())];
+    labels
+        .into_iter()
+        .try_for_each(|(name, label)| c_string(format_args!("process.{name}"), label.as_deref().unwrap_or_default()))
 }
 
 fn rlimits(limits: &[PosixRlimit]) -> Result<(), ConfigError> {

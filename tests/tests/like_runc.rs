@@ -132,6 +132,16 @@ fn the_flags_of_a_filter_are_a_debug_message() {
 }
 
 #[test]
+fn a_process_without_a_user_is_roots() {
+    let container = Container::long_lived().up();
+    let file = container.sandbox.path("process.json");
+    fs::write(&file, json!({ "args": ["id", "-u"], "cwd": "/", "env": ["PATH=/bin"] }).to_string()).unwrap();
+    let output = container.oci(&["exec", "--process", file.to_str().unwrap(), &container.id]).run().expect(0);
+    assert_eq!((&*output.stdout, &*output.stderr), ("0\n", ""));
+    container.call(&["delete", "--force"]).ok();
+}
+
+#[test]
 fn a_list_makes_no_directory() {
     let sandbox = Sandbox::new();
     let missing = sandbox.path("no-such-root");

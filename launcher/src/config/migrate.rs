@@ -35,6 +35,9 @@ const BLOCK_IO: [(&str, &str); 7] = [
 /// `linux.resources.memory`: unsigned up to 1.0.0, where the largest number stood for "no limit".
 const MEMORY_LIMITS: [&str; 5] = ["limit", "reservation", "swap", "kernel", "kernelTCP"];
 
+/// The one change that is so common that nobody is told.
+pub(super) const NO_USER: &str = "process.user: absent, taken as uid 0, gid 0";
+
 /// Changes the document in place and says what was changed. What is wrong stays as it is: reading the result reports it.
 pub(super) fn migrate(config: &mut Value) -> Vec<String> {
     let mut notes = Vec::new();
@@ -46,7 +49,7 @@ pub(super) fn migrate(config: &mut Value) -> Vec<String> {
     }
     resources(config, &mut notes);
     if let Some(process) = object(config, "/process") {
-        user(process);
+        user(process, &mut notes);
         capabilities(process, &mut notes);
     }
     scheduler_flags(config, &mut notes);
@@ -84,9 +87,12 @@ fn drop_nulls(value: &mut Value, path: &str, notes: &mut Vec<String>) {
     }
 }
 
-/// `process.user` is required by `oci_spec` only; Go starts from uid 0, gid 0, and so do callers: no word about it.
-fn user(process: &mut Object) {
-    process.entry("user").or_insert_with(|| json!({}));
+/// `process.user` is required by `oci_spec` only; Go starts from uid 0, gid 0, and so do callers.
+fn user(process: &mut Object, notes: &mut Vec<String>) {
+    process.entry("user").or_insert_with(|| {
+        notes.push(NO_USER.to_owned());
+        json!({})
+    });
 }
 
 /// An empty list leaves the affinity as it is (runtime-spec, config, "Linux Process"); `oci_spec` takes none.

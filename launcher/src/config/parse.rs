@@ -7,7 +7,7 @@ use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 use super::error::ConfigError;
-use super::migrate::migrate;
+use super::migrate::{NO_USER, migrate};
 
 /// Deepest nesting of arrays and objects that simd-json is trusted with; a real config.json has about 7 levels.
 const MAX_DEPTH: usize = 512;
@@ -78,7 +78,7 @@ fn parse_slowly(raw: &[u8]) -> Result<(Spec, Vec<String>), ConfigError> {
     // Nothing was migrated and yet the first attempt failed: what the detour forgave (a field that is there twice).
     match locate(raw).filter(|_| notes.is_empty()) {
         Some((field, reason, position)) => Err(ConfigError::field(field, reason + &position)),
-        None => Ok((spec, notes)),
+        None => Ok((spec, notes.into_iter().filter(|note| note != NO_USER).collect())),
     }
 }
 

@@ -90,13 +90,16 @@ pub(super) fn affinity(field: &str, list: Option<&String>) -> Result<Option<Step
     }
 }
 
+/// Words of a mask of 8,192 CPUs, the most that a kernel is built for (`NR_CPUS`).
+const EVERY_CPU_WORDS: usize = 128;
+
 /// Takes back an affinity that we were started with, as runc does: what bounds a container is its cpuset, by which the
 /// kernel narrows the mask. `None` where there is nothing to take back.
 pub(super) fn every_cpu() -> Option<Step> {
     let own = rustix::thread::sched_getaffinity(None).ok()?;
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
-    let online: u32 = mask(online.trim())?.iter().map(|word| word.count_ones()).sum();
-    (own.count() < online).then(|| Step::CpuAffinity(vec![u64::MAX; (LIST_MAX / u64::BITS) as usize]))
+    let online: u32 = list_mask(online.trim())?.iter().map(|word| word.count_ones()).sum();
+    (own.count() < online).then(|| Step::CpuAffinity(vec![u64::MAX; EVERY_CPU_WORDS]))
 }
 
 /// What a process's execution domain is.

@@ -137,7 +137,7 @@ fn a_name_is_given_once() {
 #[test]
 fn list_as_table_json_and_names() {
     let container = Container::long_lived();
-    std::fs::create_dir(container.sandbox.root()).unwrap();
+    fs::create_dir(container.sandbox.root()).unwrap();
     assert_eq!(container.oci(&["list", "-q"]).run().ok(), "");
     let container = container.up();
     let (id, pid) = (container.id.as_str(), container.pid());

@@ -198,6 +198,7 @@ impl Child<'_> {
     /// /proc and /sys must not stay below it: while there is one without masks in the namespace, the kernel lets whoever
     /// makes a user namespace in the container mount another such.
     pub(super) fn move_root(&self) -> Done {
+        let root = self.root()?;
         for path in [c"/proc", c"/sys"] {
             match rustix::mount::unmount(path, UnmountFlags::DETACH) {
                 // None is there.
@@ -205,7 +206,6 @@ impl Child<'_> {
                 Err(errno) => return Err(Failure { op: Op::Unmount, errno }),
             }
         }
-        let root = self.root()?;
         rustix::process::fchdir(root).during(Op::ChangeDirectory)?;
         rustix::process::chroot(c".").during(Op::ChangeDirectory)?;
         rustix::process::chdir(c"/").during(Op::ChangeDirectory)

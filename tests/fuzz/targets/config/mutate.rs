@@ -4,9 +4,10 @@ use libfuzzer_sys::fuzzer_mutate;
 use serde_json::{Value, json};
 
 /// Where the values come from that a tree is mixed with.
-const DONORS: [&str; 3] = [
+const DONORS: [&str; 4] = [
     include_str!("../../seeds/everything.json"),
     include_str!("../../seeds/users.json"),
+    include_str!("../../seeds/refused.json"),
     include_str!("../../../../launcher/tests/fixtures/redis-0.4.0.json"),
 ];
 

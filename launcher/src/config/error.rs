@@ -122,7 +122,7 @@ pub(super) fn quote(value: &str) -> String {
 }
 
 /// The text without control characters: a message is one line whatever the file holds.
-pub(super) fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }

@@ -19,6 +19,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Spec
 use super::process::ProcessOptions;
 use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
 use super::{attributes, hooks, id_maps, mounts, process};
+use crate::config::one_line;
 use crate::report::errno_text;
 use crate::rootless;
 use crate::state::{ContainerState, Kept};
@@ -85,7 +86,8 @@ pub struct PlanError {
 
 impl PlanError {
     pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> PlanError {
-        PlanError { field: field.into(), problem: problem.into() }
+        let [field, problem] = [field.into(), problem.into()].map(|text| one_line(&text).into_owned());
+        PlanError { field, problem }
     }
 
     /// A host path that a field names and that could not be opened.
@@ -333,4 +335,16 @@ fn time_offsets(spec: &Spec) -> Vec<u8> {
         format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
     };
     offsets.into_iter().flatten().map(line).collect::<String>().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_line_whatever_the_path_holds() {
+        let error = PlanError::path("root.path", Path::new("/a\nb\u{1b}[2J"), rustix::io::Errno::NOENT);
+        let text = error.to_string();
+        assert_eq!(text, "config.json: root.path: /a\\nb\\u{1b}[2J: no such file or directory");
+    }
 }

@@ -14,9 +14,11 @@ use crate::plan::{
 };
 use crate::seccomp::Instruction;
 
-/// Every word may be read once: two pointers to one place, which could blow a small message up, exceed it.
-const READER_OPTIONS: ReaderOptions =
-    ReaderOptions { traversal_limit_in_words: Some(MAX_PLAN_BYTES / size_of::<Word>()), nesting_limit: 8 };
+/// Every word may be read once: two pointers to one place, or a long list of elements without any content, could blow a
+/// small message up.
+fn reader_options(bytes: &[u8]) -> ReaderOptions {
+    ReaderOptions { traversal_limit_in_words: Some(bytes.len() / size_of::<Word>()), nesting_limit: 8 }
+}
 
 /// Reads a message of [`encode`](super::encode()) that came with `fd_count` descriptors.
 ///
@@ -30,7 +32,7 @@ pub fn decode(bytes: &[u8], fd_count: usize) -> Result<Plan, WireError> {
     }
     let mut words = Vec::new();
     let mut rest = aligned(bytes, &mut words);
-    let message = read_message_from_flat_slice(&mut rest, READER_OPTIONS)?;
+    let message = read_message_from_flat_slice(&mut rest, reader_options(bytes))?;
     if !rest.is_empty() {
         return Err(WireError::TrailingBytes(rest.len()));
     }

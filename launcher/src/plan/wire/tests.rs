@@ -15,7 +15,7 @@ use proptest::test_runner::TestRunner;
 
 use super::strategies::{self, FD_COUNT};
 use super::*;
-use crate::plan::{FdIndex, Plan, Step};
+use crate::plan::{FdIndex, Plan, Rlimit, Step};
 
 proptest! {
     #[test]
@@ -216,6 +216,17 @@ fn a_message_that_unfolds_is_refused() {
     }
     let Err(WireError::Step { position: 0, source }) = decode(&bytes, 0) else { panic!("decoded") };
     assert!(matches!(*source, WireError::Message(error) if error.kind == ErrorKind::ReadLimitExceeded));
+}
+
+/// A list of a million resource limits that take no room on the wire: 24 MB once decoded.
+#[test]
+fn a_long_list_of_nothing_is_refused() {
+    let limit = Rlimit { resource: 1, soft: 2, hard: 3 };
+    let mut bytes = encode(&Plan { rlimits: vec![limit], ..minimal() });
+    // The word before the elements tells their number (from bit 2 on), and of each the words of data and of pointers.
+    let tag = bytes.windows(8).position(|word| word == [1 << 2, 0, 0, 0, 3, 0, 0, 0]).unwrap();
+    bytes[tag..tag + 8].copy_from_slice(&(1_000_000_u64 << 2).to_le_bytes());
+    assert!(matches!(decode(&bytes, 0), Err(WireError::Message(error)) if error.kind == ErrorKind::ReadLimitExceeded));
 }
 
 /// The shortest plan that is one.

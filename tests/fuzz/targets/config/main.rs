@@ -6,10 +6,13 @@
 mod mutate;
 mod sandbox;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use brood_launcher::config::{check_supported, parse, validate};
 use brood_launcher::plan::{self, BuildOptions, Io, Launch, Stdio, wire};
@@ -21,24 +24,22 @@ use sandbox::Sandbox;
 
 fuzz_target!(|bytes: &[u8]| {
     static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::start(one));
-    if let Some(plan) = SANDBOX.run(bytes) {
-        keep(&plan);
-    }
+    keep(SANDBOX.run(bytes));
 });
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     mutate::config(data, size, max_size, seed).unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
 });
 
-/// Takes one input all the way; the plan's wire form if it gets there.
-fn one(bytes: &[u8]) -> Option<Vec<u8>> {
-    let spec = load(bytes).map_err(|refusal| one_line(&refusal)).ok()?;
-    let launch = plan(&spec).map_err(|refusal| one_line(&refusal)).ok()?;
+/// Takes one input all the way: the plan's wire form, or why there is none.
+fn one(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let planned = load(bytes).and_then(|spec| plan(&spec));
+    let launch = planned.inspect_err(|refusal| one_line(refusal))?;
     launch.details.iter().for_each(|detail| one_line(detail));
     let encoded = wire::encode(&launch.plan);
     let decoded = wire::decode(&encoded, launch.fds.len()).expect("a plan that was built is well-formed");
     assert_eq!(decoded, launch.plan, "a plan is the same after the wire");
-    Some(encoded)
+    Ok(encoded)
 }
 
 fn load(bytes: &[u8]) -> Result<Spec, String> {
@@ -89,11 +90,15 @@ fn one_line(text: &str) {
 }
 
 /// Plans are the seeds of the other target.
-fn keep(plan: &[u8]) {
-    static DIRECTORY: LazyLock<Option<std::ffi::OsString>> = LazyLock::new(|| std::env::var_os("BROOD_FUZZ_PLANS"));
-    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-    if let Some(directory) = DIRECTORY.as_ref() {
-        let name = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
-        std::fs::write(std::path::Path::new(directory).join(name), plan).expect("a place for plans");
+fn keep(outcome: Result<Vec<u8>, String>) {
+    static DIRECTORY: LazyLock<Option<OsString>> = LazyLock::new(|| std::env::var_os("BROOD_FUZZ_PLANS"));
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let Some(directory) = DIRECTORY.as_ref() else { return };
+    match outcome {
+        Ok(plan) => {
+            let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+            std::fs::write(Path::new(directory).join(name), plan).expect("a place for plans");
+        }
+        Err(refusal) => eprintln!("no plan: {refusal}"),
     }
 }

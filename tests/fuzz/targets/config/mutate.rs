@@ -4,9 +4,10 @@ use libfuzzer_sys::fuzzer_mutate;
 use serde_json::{Value, json};
 
 /// Where the values come from that a tree is mixed with.
-const DONORS: [&str; 3] = [
+const DONORS: [&str; 4] = [
     include_str!("../../seeds/everything.json"),
     include_str!("../../seeds/users.json"),
+    include_str!("../../seeds/refused.json"),
     include_str!("../../../../launcher/tests/fixtures/redis-0.4.0.json"),
 ];
 
@@ -74,10 +75,32 @@ fn donor(chance: &mut Chance) -> Value {
 /// Values at the edges.
 fn odd(chance: &mut Chance) -> Value {
     let values = [
-        json!(null), json!(true), json!(""), json!("/"), json!(".."), json!("a\u{0}b"), json!("\n"), json!([]), json!({}),
-        json!(0), json!(1), json!(-1), json!(i32::MAX), json!(i32::MIN), json!(u32::MAX), json!(u64::from(u32::MAX) + 1),
-        json!(i64::MAX), json!(i64::MIN), json!(u64::MAX), json!(1e300), json!(1.5), json!("é".repeat(100)),
-        json!("@0-4294967295-4294967295"), json!("idmap=uids=@0-1-1;gids=0-0-1"), json!("0-8191"), json!("CAP_ALL"),
+        json!(null),
+        json!(true),
+        json!(""),
+        json!("/"),
+        json!(".."),
+        json!("a\u{0}b"),
+        json!("\n"),
+        json!([]),
+        json!({}),
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(i32::MAX),
+        json!(i32::MIN),
+        json!(u32::MAX),
+        json!(u64::from(u32::MAX) + 1),
+        json!(i64::MAX),
+        json!(i64::MIN),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(1.5),
+        json!("é".repeat(100)),
+        json!("@0-4294967295-4294967295"),
+        json!("idmap=uids=@0-1-1;gids=0-0-1"),
+        json!("0-8191"),
+        json!("CAP_ALL"),
     ];
     values[chance.below(values.len())].clone()
 }

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::build::PlanError;
 use super::{Launch, SeccompListener, StateText, Step};
+use crate::config::one_line;
 use crate::seccomp;
 use crate::state::{ContainerState, Status};
 
@@ -31,7 +32,8 @@ pub(super) fn filter(
         PlanError::new(field, problem)
     })?;
     drop(filters);
-    launch.details.extend(filter.notes.iter().cloned());
+    // Names of system calls are the profile's, whatever they hold.
+    launch.details.extend(filter.notes.iter().map(|note| one_line(note).into_owned()));
     let listener = if filter.needs_listener {
         Some(SeccompListener {
             socket: launch.add_fd(connect(profile.listener_path().as_deref().unwrap_or(Path::new("")))?),

@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use brood_launcher::plan::{
-    CapabilitySets, ExecOptions, FdIndex, Hook, HookKind, Launch, MountAttrs, Namespace, NamespaceKind, Plan, Rlimit,
-    Scheduler, SecurityModule, StateText, Step, Target, TargetKind, build_exec,
+    CapabilitySets, ExecOptions, FdIndex, HiddenPath, Hook, HookKind, Launch, MountAttrs, Namespace, NamespaceKind,
+    Plan, Rlimit, Scheduler, SecurityModule, StateText, Step, Target, TargetKind, TreeSource, build_exec,
 };
 use brood_launcher::report::{REPORT_LEN, Report};
 use brood_launcher::spawn::{Host, SpawnError, Spawned};
@@ -332,13 +332,19 @@ fn text(text: &str) -> CString {
 }
 
 fn target(path: &str) -> Target {
-    Target { path: text(path), kind: TargetKind::Directory, no_symlinks: false }
+    Target { path: text(path), kind: TargetKind::Directory, no_symlinks: false, no_follow: false }
+}
+
+fn hidden(path: &str) -> HiddenPath {
+    HiddenPath { path: text(path), slot: None, below: text("") }
 }
 
 /// Each kind of step in a form, or at a place, that makes it fail.
 fn spoiled() -> Vec<(Place, Step)> {
     use Place::{Early, Late, Mounted};
     let attrs = MountAttrs::default();
+    let of_container = |path| TreeSource::Container { path: text(path), recursive: true, no_follow: false };
+    let (missing, nowhere, everything) = (TreeSource::Opened(MISSING), of_container("/nowhere"), of_container("/"));
     let state = StateText { parts: vec![b"{}".to_vec()] };
     let hook = Hook {
         kind: HookKind::CreateContainer,
@@ -367,8 +373,8 @@ fn spoiled() -> Vec<(Place, Step)> {
         (Early, Step::PivotRoot),
         (Early, Step::MoveRoot),
         (Early, Step::ReadonlyRoot),
-        (Early, Step::ReadonlyPath(text("/proc"))),
-        (Early, Step::MaskPath(text("/proc"))),
+        (Early, Step::ReadonlyPath(hidden("/proc"))),
+        (Early, Step::MaskPath(hidden("/proc"))),
         (Early, Step::OomScoreAdj(5000)),
         (Early, Step::Rlimit(Rlimit { resource: 999, soft: 1, hard: 1 })),
         (Early, Step::Terminal { socket: MISSING, rows: 0, columns: 0, uid: 0, keep_line_ends: false, console: true }),
@@ -386,9 +392,12 @@ fn spoiled() -> Vec<(Place, Step)> {
                 parameters: Vec::new(),
                 attrs,
                 copy_up: false,
+                slot: None,
             },
         ),
-        (Mounted, Step::MountTree { index: 0, target: target("/job"), tree: MISSING, attrs }),
+        (Mounted, Step::MountTree { index: 0, target: target("/job"), source: missing, attrs, slot: None }),
+        (Mounted, Step::MountTree { index: 0, target: target("/job"), source: nowhere, attrs, slot: None }),
+        (Mounted, Step::MountTree { index: 0, target: target("/"), source: everything, attrs, slot: None }),
         (Mounted, Step::Remount { index: 0, target: target("/nowhere"), attrs }),
         (
             Mounted,

@@ -61,10 +61,11 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "rnoexec"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "ro", "strictatime"]},
             {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
-            {"destination": "/job/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+            {"destination": "/job/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "rsync"]},
             {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
             {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
             {"destination": "/job/deep", "type": "none", "options": ["remount", "noexec"]},
+            {"destination": "/again", "type": "bind", "source": "rootfs/job/deep", "options": ["rbind", "ro"]},
             {"destination": "/filled", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]},
         ],
         "hooks": {

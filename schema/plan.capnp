@@ -371,8 +371,12 @@ struct Step {
     rootPropagation @94 :UInt64;
     # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, perhaps with MS_REC, on the container's root.
 
-    attachRoot @10 :FdIndex;
-    # Attach a detached tree (open_tree(2), OPEN_TREE_CLONE) as the coming root.
+    attachRoot :group {
+      # Attach a detached tree as the coming root directory.
+      tree @10 :FdIndex;
+      place @104 :CString;
+      # Where: "/", or for hooks that look for it there, the root directory's path on the host.
+    }
 
     overlayRoot :group {
       # Make the coming root an overlay with an upper layer on a fresh tmpfs.

@@ -368,7 +368,7 @@ fn spoiled() -> Vec<(Place, Step)> {
         (Early, Step::CpuAffinity(vec![0])),
         (Early, Step::MemoryPolicy { mode: 99, nodes: Vec::new() }),
         (Early, Step::Label { module: SecurityModule::Selinux, text: text("no:such:label") }),
-        (Early, Step::AttachRoot { tree: MISSING }),
+        (Early, Step::AttachRoot { tree: MISSING, place: text("/") }),
         (Early, Step::OverlayRoot { lower: MISSING, upper_size: text("") }),
         (Early, Step::PivotRoot),
         (Early, Step::MoveRoot),

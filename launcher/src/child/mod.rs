@@ -198,7 +198,7 @@ impl<'a> Child<'a> {
             Step::Personality(value) => sys::set_personality(*value).during(Op::Call),
             Step::MemoryPolicy { mode, nodes } => sys::set_memory_policy(*mode, nodes).during(Op::Call),
             Step::Label { module, text } => self.label(*module, text),
-            Step::AttachRoot { tree } => self.attach_root(*tree),
+            Step::AttachRoot { tree, place } => self.attach_root(*tree, place),
             Step::OverlayRoot { lower, upper_size } => self.overlay_root(*lower, upper_size),
             Step::MountFilesystem { target, fstype, source, parameters, attrs, copy_up, slot, .. } => self
                 .mount_filesystem(target, fstype, source, parameters, attrs, *copy_up)

@@ -108,9 +108,12 @@ fn set_propagation(mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
 }
 
 impl Child<'_> {
-    pub(super) fn attach_root(&mut self, tree: FdIndex) -> Done {
+    /// Whoever has a place for it could not be led anywhere by a changed name: what is the root is the tree. So where its
+    /// place is out of reach (for a user namespace's root, for one), any will do.
+    pub(super) fn attach_root(&mut self, tree: FdIndex, place: &CStr) -> Done {
         let tree = self.fd(tree)?;
-        attach_on_root(tree)?;
+        let in_place = rustix::mount::move_mount(tree, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+        in_place.during(Op::Attach).or_else(|_| attach_on_root(tree))?;
         self.root = Some(tree);
         Ok(())
     }

@@ -47,11 +47,12 @@ impl RootFs {
     }
 }
 
-/// The step that makes the root.
+/// The step that makes the root; `in_its_place` in a copy of the host's mount namespace, for hooks that look for it there.
 pub(super) fn root(
     spec: &Spec,
     bundle: &Path,
     host_overlay: bool,
+    in_its_place: bool,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<RootFs, PlanError> {
@@ -75,7 +76,8 @@ pub(super) fn root(
     steps.push(if host_overlay {
         Step::OverlayRoot { lower: tree, upper_size: CString::default() }
     } else {
-        Step::AttachRoot { tree }
+        let place = std::fs::canonicalize(&path).ok().filter(|_| in_its_place);
+        Step::AttachRoot { tree, place: path_text("root.path", place.as_deref().unwrap_or(Path::new("/")))? }
     });
     Ok(look)
 }
@@ -118,7 +120,10 @@ pub(super) fn list(
 ) -> Result<(), PlanError> {
     let mut last = Vec::new();
     let names = RootNames::of(spec, bundle);
-    let mut binds = Binds { spec, bundle, root: &names, own_users, mapped: id_maps::Namespaces::new(spec) };
+    let joined = launch.plan.user_namespace.and_then(|fd| launch.fds.get(usize::from(fd.0)));
+    let joined = joined.map(OwnedFd::try_clone).transpose();
+    let joined = joined.map_err(|error| PlanError::new("linux.namespaces", error.to_string()))?;
+    let mut binds = Binds { spec, bundle, root: &names, own_users, mapped: id_maps::Namespaces::new(spec, joined) };
     let label = mount_label(spec)?;
     for (position, mount) in spec.mounts().iter().flatten().enumerate() {
         let index = u16::try_from(position).ok().filter(|index| *index != u16::MAX);
@@ -315,10 +320,11 @@ pub(super) fn hide(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), PlanError> 
 
 /// Finds the mount below which the path lies, and has the child remember it: the last one whose destination leads to it.
 fn hidden_path(field: &str, path: &str, steps: &mut [Step], slots: &mut u16) -> Result<HiddenPath, PlanError> {
-    let text = c_string(field, path)?;
+    let path = Path::new("/").join(path);
+    let text = path_text(field, &path)?;
     let covering = steps.iter_mut().rev().find_map(|step| match step {
         Step::MountFilesystem { target, slot, .. } | Step::MountTree { target, slot, .. } => {
-            below(target.path.as_bytes(), Path::new(path)).map(|rest| (slot, rest))
+            below(target.path.as_bytes(), &path).map(|rest| (slot, rest))
         }
         _ => None,
     });

@@ -82,6 +82,8 @@ pub enum Step {
     AttachRoot {
         /// From open_tree(2) with `OPEN_TREE_CLONE`.
         tree: FdIndex,
+        /// Where: `/`, or for hooks that enter the mount namespace and look for it there, its path on the host.
+        place: CString,
     },
     /// Make the coming root an overlay: `lower` read-only below, a fresh tmpfs above that goes with the container.
     OverlayRoot {

@@ -143,7 +143,10 @@ impl Decoder {
                 },
                 text: string("label.text", from.get_text()?)?,
             },
-            Which::AttachRoot(tree) => Step::AttachRoot { tree: self.fd("attachRoot", tree)? },
+            Which::AttachRoot(from) => Step::AttachRoot {
+                tree: self.fd("attachRoot.tree", from.get_tree())?,
+                place: string("attachRoot.place", from.get_place()?)?,
+            },
             Which::OverlayRoot(from) => Step::OverlayRoot {
                 lower: self.fd("overlayRoot.lower", from.get_lower())?,
                 upper_size: string("overlayRoot.upperSize", from.get_upper_size()?)?,

@@ -132,7 +132,11 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             });
             to.set_text(text.as_bytes());
         }
-        Step::AttachRoot { tree } => to.set_attach_root(tree.0),
+        Step::AttachRoot { tree, place } => {
+            let mut to = to.init_attach_root();
+            to.set_tree(tree.0);
+            to.set_place(place.as_bytes());
+        }
         Step::OverlayRoot { lower, upper_size } => {
             let mut to = to.init_overlay_root();
             to.set_lower(lower.0);

@@ -81,7 +81,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         (prop_oneof![Just(SecurityModule::AppArmor), Just(SecurityModule::Selinux)], string())
             .prop_map(|(module, text)| Step::Label { module, text })
             .boxed(),
-        fd().prop_map(|tree| Step::AttachRoot { tree }).boxed(),
+        (fd(), string()).prop_map(|(tree, place)| Step::AttachRoot { tree, place }).boxed(),
         (fd(), string()).prop_map(|(lower, upper_size)| Step::OverlayRoot { lower, upper_size }).boxed(),
         mount_filesystem().boxed(),
         (any::<u16>(), target(), tree_source(), mount_attrs(), slot())

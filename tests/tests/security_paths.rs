@@ -149,6 +149,30 @@ fn a_proc_that_is_renamed_once_mounted_stays_masked() {
     }
 }
 
+/// A masked or read-only path below a mount, by way of a link that leads out of it: it is what the link means.
+#[test]
+fn a_hidden_path_by_way_of_a_link_out_of_its_mount() {
+    host_stays(
+        |bundle, outside| {
+            fs::write(bundle.rootfs().join("etc/secret"), "secret\n").unwrap();
+            fs::create_dir(bundle.rootfs().join("kept")).unwrap();
+            let volume = bundle.path().join("volume");
+            fs::create_dir(&volume).unwrap();
+            for (name, to) in [("secret", "/etc/secret"), ("kept", "../kept"), ("out", outside.to_str().unwrap())] {
+                symlink(to, volume.join(name)).unwrap();
+            }
+            let mount = json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["bind"] });
+            config::add_mount(&mut bundle.config, mount);
+            for path in ["/volume/secret", "/volume/out/precious"] {
+                config::push(&mut bundle.config["linux"]["maskedPaths"], json!(path));
+            }
+            config::push(&mut bundle.config["linux"]["readonlyPaths"], json!("/volume/kept"));
+            bundle.sh("cat /etc/secret; touch /kept/new 2> /dev/null || echo kept");
+        },
+        |output| assert_eq!((output.code(), output.stdout.as_str()), (0, "kept\n"), "{output}"),
+    );
+}
+
 /// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2025-54867: an image's /proc or /sys that is a link, wherever it
 /// leads, is refused: what is masked by its name would be somewhere else.
 #[test]

@@ -158,7 +158,10 @@ fn a_descriptor_that_did_not_come_along_is_refused() {
 
     let mut with_root = minimal();
     with_root.steps.insert(0, Step::AttachRoot { tree: FdIndex(0), place: c"/".into() });
-    assert_eq!(refusal(&encode(&with_root), 0), "step 0 of the plan: attachRoot.tree is descriptor 0, only 0 came along");
+    assert_eq!(
+        refusal(&encode(&with_root), 0),
+        "step 0 of the plan: attachRoot.tree is descriptor 0, only 0 came along"
+    );
 }
 
 #[test]

@@ -140,8 +140,14 @@ pub struct Rich {
 }
 
 impl Rich {
-    /// With everything that a launch can have; `park` is where it waits for its start.
-    pub fn build(spec: &Spec, bundle: &Path, container: ContainerState, park: Option<OwnedFd>) -> Rich {
+    /// With everything that a launch can have, by a zygote or not; `park` is where it waits for its start.
+    pub fn build(
+        from_zygote: bool,
+        spec: &Spec,
+        bundle: &Path,
+        container: ContainerState,
+        park: Option<OwnedFd>,
+    ) -> Rich {
         let (status, childs_status) = pair();
         let (console, io) = io(spec.process().as_ref().unwrap());
         let options = BuildOptions {
@@ -155,7 +161,7 @@ impl Rich {
             new_keyring: true,
             park,
             cgroup: None,
-            from_zygote: false,
+            from_zygote,
             die_with_parent: Some(9),
         };
         Rich { launch: build(spec, options).unwrap(), status, console }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use brood_tests::{Daemon, Sandbox, guest, waiting};
+use brood_tests::{Bundle, Daemon, Face, Sandbox, config, guest, waiting};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn send(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).expect("the process is there");
@@ -55,4 +55,24 @@ fn a_status_that_another_process_took_is_255_with_a_reason() {
     let exit = state(&next)["exit"].clone();
     assert_eq!(exit["status"], 255, "{exit}");
     assert!(exit["reason"].as_str().is_some_and(|reason| reason.contains("reaped by another process")), "{exit}");
+}
+
+/// The ids of a tmpfs can be mapped since Linux 6.3.
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn a_tmpfs_whose_ids_cannot_be_mapped_is_refused_by_its_name() {
+    guest::insist();
+    for face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+        let mount = json!({ "destination": "/mapped", "type": "tmpfs", "uidMappings": map, "gidMappings": map });
+        config::push(&mut bundle.config["mounts"], mount);
+        bundle.args(&["true"]);
+        let output = face.run(&sandbox, &bundle);
+        assert_ne!(output.code(), 0, "{face:?}: {output}");
+        let error = output.one_line_error();
+        assert!(error.contains("/mapped (tmpfs)") && error.contains("invalid argument"), "{face:?}: {output}");
+        assert_eq!(sandbox.containers(), Vec::<String>::new(), "{face:?}");
+    }
 }

@@ -60,13 +60,15 @@ pub enum ConfigError {
         /// What is wrong, with line and column when the fault is one of the text.
         reason: String,
     },
-    /// A field asks for something that does not exist here yet.
-    #[error("{}: {field}: not supported yet (use --ignore-unsupported to go on without it)", shown(file))]
+    /// A field asks for something that does not exist here, or not yet.
+    #[error("{}: {field}: {reason} (use --ignore-unsupported to go on without it)", shown(file))]
     Unsupported {
         /// The file, as far as known; else `config.json`.
         file: PathBuf,
         /// The field's path.
         field: String,
+        /// Why there is none.
+        reason: &'static str,
     },
 }
 
@@ -97,8 +99,8 @@ impl ConfigError {
         Self::Field { file: FILE_NAME.into(), field: limited(&field), reason: limited(&reason) }
     }
 
-    pub(super) fn unsupported(field: impl Display) -> Self {
-        Self::Unsupported { file: FILE_NAME.into(), field: limited(&field.to_string()) }
+    pub(super) fn unsupported(field: impl Display, reason: &'static str) -> Self {
+        Self::Unsupported { file: FILE_NAME.into(), field: limited(&field.to_string()), reason }
     }
 
     /// The same error, now that the file's path is known.

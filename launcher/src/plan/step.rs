@@ -30,7 +30,7 @@ pub enum Step {
     NewSession,
     /// `unshare(CLONE_NEWCGROUP)`: here, because the namespace's root is the cgroup that the CALLER is in.
     NewCgroupNamespace,
-    /// `unshare(CLONE_NEWTIME)` and its clock offsets; in force from the exec on (Linux 6.1).
+    /// `unshare(CLONE_NEWTIME)` and its clock offsets; in force at once.
     NewTimeNamespace {
         /// The text for `/proc/self/timens_offsets`, lines `clock seconds nanoseconds`; may be empty.
         offsets: Vec<u8>,

@@ -75,11 +75,11 @@ struct Load {
     name: [u8; 16],
 }
 
-/// Gives a program to the kernel. With room for a log, the verifier's reason is written there.
+/// Gives a program to the kernel under a name. With room for a log, the verifier's reason is written there.
 ///
 /// # Errors
 /// EPERM without the caps; EINVAL, EACCES and others from the verifier.
-pub(super) fn load(program: &[Instruction], log: &mut [u8]) -> Result<OwnedFd, Errno> {
+pub(super) fn load(program: &[Instruction], name: [u8; 16], log: &mut [u8]) -> Result<OwnedFd, Errno> {
     /// The verifier gives up when a signal comes.
     const TRIES: usize = 30;
     let fields = Load {
@@ -92,7 +92,7 @@ pub(super) fn load(program: &[Instruction], log: &mut [u8]) -> Result<OwnedFd, E
         log: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
         kernel_version: 0,
         flags: 0,
-        name: NAME,
+        name,
     };
     let mut result = Err(Errno::AGAIN);
     for _ in 0..TRIES {

@@ -63,13 +63,13 @@ fn ours(cgroup: BorrowedFd<'_>) -> Result<Vec<Loaded>, Errno> {
 pub(super) fn load(program: &[Instruction]) -> Result<Loaded, DeviceError> {
     const LOG_BYTES: usize = 64 << 10;
     const WHAT: &str = "load the device program";
-    let program = match bpf::load(program, &mut []) {
+    let program = match bpf::load(program, bpf::NAME, &mut []) {
         Ok(loaded) => loaded,
         Err(Errno::PERM) => return Err(DeviceError::system(WHAT, Errno::PERM)),
         Err(source) => {
             let mut log = vec![0; LOG_BYTES];
             // A failure here is the one that is known already; a success comes too late to be trusted.
-            let _ = bpf::load(program, &mut log);
+            let _ = bpf::load(program, bpf::NAME, &mut log);
             return Err(DeviceError::Verifier { log: last_line(&log), source });
         }
     };

@@ -1,9 +1,10 @@
 //! Device rules in force: a process in a cgroup opens devices. Takes root, `/dev/fuse` and `/dev/kmsg`, which no container
 //! has by default, cgroup v2, and the devices controller of v1.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -66,7 +67,8 @@ fn decides(cgroup: &Cgroup, apply: impl Fn(&Compiled, Option<&Compiled>) -> Resu
 fn there_is_no_moment_without_a_program() {
     const EXCHANGES: usize = 500;
     let cgroup = Cgroup::v2();
-    let directory = File::open(&cgroup.path).unwrap();
+    // A descriptor that is only a path is enough.
+    let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&cgroup.path).unwrap();
     let both = [rules(json!([deny_all(), fuse("r")])), rules(json!([deny_all(), fuse("rw")]))];
     never_opens(&cgroup, EXCHANGES, |turn| both[turn % 2].apply_v2(directory.as_fd()).unwrap());
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::error::RuleError;
+use crate::config::quote;
 
 /// The field of config.json.
 pub(super) const FIELD: &str = "linux.resources.devices";
@@ -173,13 +174,4 @@ fn number(field: &str, name: &str, value: Option<i64>) -> Result<Option<u32>, Ru
 
 pub(super) fn wrong(field: impl Into<String>, reason: impl Into<String>) -> RuleError {
     RuleError { field: field.into(), reason: reason.into() }
-}
-
-/// A value in one bounded line.
-fn quote(value: &str) -> String {
-    const MAX_SHOWN_CHARS: usize = 64;
-    match value.char_indices().nth(MAX_SHOWN_CHARS) {
-        Some((end, _)) => format!("{:?}...", &value[..end]),
-        None => format!("{value:?}"),
-    }
 }

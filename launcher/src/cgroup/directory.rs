@@ -1,80 +1,14 @@
-//! The container's cgroup: one directory in the cgroup v2 hierarchy, to be born in and to be killed by. Limits are not
-//! set here yet; where the host has no writable v2 hierarchy, a container goes without.
-//!
-//! The directory is `brood-<root>-<id>` below our own cgroup, so a delegated subtree (systemd's `Delegate=`) is enough; or
-//! what `linux.cgroupsPath` says, absolute from the hierarchy's root.
+//! One directory of one hierarchy: made, asked, and removed again.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 
-/// A failed operation on a cgroup.
-#[derive(Debug, thiserror::Error)]
-#[error("cgroup {}: {operation}: {source}", path.display())]
-pub struct CgroupError {
-    path: PathBuf,
-    operation: &'static str,
-    source: std::io::Error,
-}
-
-fn failed<'a>(path: &'a Path, operation: &'static str) -> impl FnOnce(std::io::Error) -> CgroupError + 'a {
-    move |source| CgroupError { path: path.to_owned(), operation, source }
-}
-
-/// The host's cgroup v2 hierarchy as this process sees it.
-#[derive(Clone, Debug)]
-pub struct Hierarchy {
-    mount_point: PathBuf,
-    own: PathBuf,
-}
-
-impl Hierarchy {
-    /// Finds the hierarchy, once per process; `None` when none is mounted or we may not make directories in it.
-    #[must_use]
-    pub fn find() -> Option<&'static Hierarchy> {
-        static FOUND: OnceLock<Option<Hierarchy>> = OnceLock::new();
-        FOUND.get_or_init(Hierarchy::look).as_ref()
-    }
-
-    fn look() -> Option<Hierarchy> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let mount_point = mounts.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4)).flatten()
-        })?;
-        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let hierarchy = Hierarchy { mount_point: mount_point.into(), own: Path::new(mount_point).join(own) };
-        rustix::fs::access(&hierarchy.own, rustix::fs::Access::WRITE_OK).ok()?;
-        Some(hierarchy)
-    }
-
-    /// Where a container's cgroup goes. State roots are told apart by a checksum of their path, and so are names that
-    /// a directory entry could not hold.
-    #[must_use]
-    pub fn place(&self, state_root: &Path, id: &str, cgroups_path: Option<&Path>) -> PathBuf {
-        if let Some(path) = cgroups_path.filter(|path| !path.as_os_str().is_empty()) {
-            return match path.strip_prefix("/") {
-                Ok(absolute) => self.mount_point.join(absolute),
-                Err(_) => self.own.join(path),
-            };
-        }
-        let root = crc32fast::hash(state_root.as_os_str().as_encoded_bytes());
-        let name = match id.get(..ID_BYTES_MAX) {
-            Some(start) => format!("brood-{root:08x}-{start}-{:08x}", crc32fast::hash(id.as_bytes())),
-            None => format!("brood-{root:08x}-{id}"),
-        };
-        self.own.join(name)
-    }
-}
-
-/// Longer IDs are cut and get a checksum: a directory entry holds 255 bytes.
-const ID_BYTES_MAX: usize = 200;
+use super::{CgroupError, failed};
 
 /// A container's cgroup, open for its birth.
 #[derive(Debug)]

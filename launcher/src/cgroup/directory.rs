@@ -14,52 +14,87 @@ use super::{CgroupError, Directory, Version, failed};
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 impl Directory {
-    /// Makes the directory, parents too. One that is there already must have neither processes nor children of its own:
-    /// whatever lives below it would be killed together with the container.
+    /// Makes the directory, parents too, and hands the controllers down to it. One that is there already must have neither
+    /// processes nor children of its own: whatever lives below it would be killed together with the container.
     ///
     /// # Errors
     /// It cannot be made, or is in use.
     pub(super) fn make(&mut self) -> Result<(), CgroupError> {
-        let path = &self.path;
-        let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+        let Some(top) = self.made.clone() else {
+            self.hand_down()?;
+            return self.insist_unused();
+        };
+        let missing: Vec<PathBuf> =
+            self.path.ancestors().take_while(|ancestor| ancestor.starts_with(&top)).map(Path::to_owned).collect();
         for directory in missing.iter().rev() {
             match fs::create_dir(directory) {
-                Ok(()) => {
-                    self.made.get_or_insert_with(|| directory.to_path_buf());
-                    if self.version == Version::V1 && self.has("cpuset") {
-                        inherit_cpuset(directory)?;
-                    }
+                Ok(()) if self.has("cpuset") && self.version == Version::V1 => inherit_cpuset(directory)?,
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    // Somebody else has made it meanwhile: theirs to remove.
+                    self.made = missing.iter().rev().skip_while(|made| *made != directory).nth(1).cloned();
                 }
-                // Somebody else's container has the same parent.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists && *directory != path => {}
-                Err(error) => return Err(failed(path, "make directory")(error)),
+                Err(error) => return Err(failed(&self.path, "make directory")(error)),
             }
         }
-        if missing.is_empty() && self.in_use()? {
-            return Err(failed(path, "use")(std::io::Error::other(
-                "container's cgroup is not empty: processes or other cgroups live in it",
-            )));
-        }
-        Ok(())
+        self.hand_down()?;
+        if self.made.is_none() { self.insist_unused() } else { Ok(()) }
     }
 
     /// Whether this is where a controller's files are.
-    pub(super) fn has(&self, controller: &str) -> bool {
+    #[must_use]
+    pub fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|known| known == controller)
     }
 
-    fn in_use(&self) -> Result<bool, CgroupError> {
-        let path = &self.path;
-        let has_children = children(path)?.next().is_some();
-        Ok(has_children || !own_processes(path)?.is_empty())
+    fn insist_unused(&self) -> Result<(), CgroupError> {
+        if children(&self.path)?.next().is_none() && own_processes(&self.path)?.is_empty() {
+            return Ok(());
+        }
+        Err(failed(&self.path, "use")(std::io::Error::other(
+            "container's cgroup is not empty: processes or other cgroups live in it",
+        )))
+    }
+
+    /// Cgroup v2: a directory has the files of those controllers that every directory above hands down (cgroup-v2.rst,
+    /// "Enabling and Disabling"). What cannot be handed down is missed when a limit is to be written.
+    fn hand_down(&self) -> Result<(), CgroupError> {
+        if self.version == Version::V1 || self.controllers.is_empty() {
+            return Ok(());
+        }
+        let handed = |path: &Path| fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
+        let is_handed = |text: &str, name: &String| text.split_whitespace().any(|handed| handed == name);
+        let Some(parent) = self.path.parent().filter(|parent| parent.starts_with(&self.mount_point)) else {
+            return Ok(());
+        };
+        let text = handed(parent);
+        if self.controllers.iter().all(|name| is_handed(&text, name)) {
+            return Ok(());
+        }
+        let mut path: Vec<&Path> =
+            parent.ancestors().take_while(|above| above.starts_with(&self.mount_point)).collect();
+        path.reverse();
+        for above in path {
+            let text = handed(above);
+            for name in self.controllers.iter().filter(|name| !is_handed(&text, name)) {
+                let _ = fs::write(above.join("cgroup.subtree_control"), format!("+{name}"));
+            }
+        }
+        Ok(())
     }
 
     /// Removes what was made, the parents too as far as nobody else uses them. False: processes still live there.
     ///
     /// # Errors
     /// Any reason but that.
-    pub(super) fn try_remove(&self) -> Result<bool, CgroupError> {
-        let Some(top) = &self.made else { return Ok(true) };
+    pub(super) fn try_clear(&self) -> Result<bool, CgroupError> {
+        let Some(top) = &self.made else {
+            return match processes(&self.path) {
+                Ok(pids) => Ok(pids.is_empty()),
+                Err(error) if error.source.kind() == ErrorKind::NotFound => Ok(true),
+                Err(error) => Err(error),
+            };
+        };
         if !remove_tree(&self.path)? {
             return Ok(false);
         }
@@ -73,34 +108,36 @@ impl Directory {
         Ok(true)
     }
 
-    /// Removes it once its processes are gone, which somebody else sees to.
+    /// [`Directory::try_clear`] once its processes are gone, which somebody else sees to.
     ///
     /// # Errors
     /// The deadline passed, or the kernel refuses.
-    pub(super) fn remove(&self, deadline: Instant) -> Result<(), CgroupError> {
-        let events = match self.version {
-            Version::V2 if !self.try_remove()? => Events::open(&self.path)?,
-            Version::V2 => return Ok(()),
-            Version::V1 => None,
-        };
+    pub(super) fn clear(&self, deadline: Instant) -> Result<(), CgroupError> {
+        let events = if self.version == Version::V2 { Events::open(&self.path)? } else { None };
         let mut pause = Duration::from_micros(250);
-        while !self.try_remove()? {
-            let late = || failed(&self.path, "remove")(ErrorKind::ResourceBusy.into());
-            match &events {
-                // `populated 0` may come a moment before the directory can go, and is told only once.
-                Some(events) if !events.say("populated 0")? => {
-                    if !events.wait(deadline)? {
-                        return Err(late());
-                    }
-                }
-                _ if Instant::now() >= deadline => return Err(late()),
+        loop {
+            // Read before the attempt, so that a change during it is told. Of one that somebody else removed nothing can be
+            // read, and the attempt finds out.
+            let populated = match &events {
+                Some(events) => !events.say("populated 0").unwrap_or(true),
+                None => false,
+            };
+            if self.try_clear()? {
+                return Ok(());
+            }
+            let late = match &events {
+                Some(events) if populated => !events.wait(deadline)?,
+                // v1 has no events, and v2's `populated 0` may come a moment before the directory can go.
                 _ => {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(50));
+                    Instant::now() >= deadline
                 }
+            };
+            if late {
+                return Err(failed(&self.path, "remove")(ErrorKind::ResourceBusy.into()));
             }
         }
-        Ok(())
     }
 }
 

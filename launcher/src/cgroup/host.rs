@@ -15,7 +15,7 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
     pub(super) version: Version,
-    mount_point: PathBuf,
+    pub(super) mount_point: PathBuf,
     /// Where relative paths begin.
     base: PathBuf,
     /// On v1 the controllers that were mounted together (`cpu`, `cpuacct`; empty for one with a name only); on v2 what
@@ -48,7 +48,8 @@ impl Host {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         for line in mountinfo.lines() {
             let Some((before, after)) = line.split_once(" - ") else { continue };
-            let Some(mount_point) = before.split(' ').nth(4) else { continue };
+            let mut before = before.split(' ').skip(3);
+            let (Some(mounted), Some(mount_point)) = (before.next(), before.next()) else { continue };
             let mut after = after.split(' ');
             let (version, options) = match (after.next(), after.nth(1).unwrap_or_default()) {
                 (Some("cgroup2"), _) => (Version::V2, ""),
@@ -59,6 +60,8 @@ impl Host {
                 continue;
             };
             let mount_point = PathBuf::from(mount_point);
+            // Only a part of the hierarchy may be mounted (in a container).
+            let path = path.strip_prefix(mounted.trim_end_matches('/')).unwrap_or_default();
             let base = mount_point.join(path.trim_start_matches('/'));
             let hierarchy = Hierarchy { version, mount_point, base, controllers };
             // A hierarchy may be mounted twice; the first is as good as any.
@@ -73,7 +76,7 @@ impl Host {
     /// The hierarchy that has this controller (`memory`).
     #[must_use]
     pub fn with(&self, controller: &str) -> Option<&Hierarchy> {
-        self.hierarchies.iter().find(|hierarchy| hierarchy.controllers.iter().any(|known| known == controller))
+        self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
     }
 
     /// The cgroup v2 hierarchy.
@@ -104,6 +107,10 @@ fn own_cgroup<'a>(line: &'a str, version: Version, options: &str) -> Option<(Vec
 }
 
 impl Hierarchy {
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|known| known == controller)
+    }
+
     /// Cgroup v2: what can be handed down, and from where. A cgroup with processes in it cannot hand down controllers
     /// (cgroup-v2.rst, "No Internal Process Constraint"), so containers go beside our own cgroup, as with runc, where there
     /// are controllers and we may.

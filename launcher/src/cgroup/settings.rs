@@ -4,9 +4,11 @@
 //! Zero and `-1` mean what Go's runtimes mean by them: zero is "not set", except for `pids.limit` and `memory.swappiness`,
 //! and `-1` is "no limit".
 
+use std::fmt::Display;
+
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, LinuxResources, LinuxThrottleDevice};
 
-use super::Version;
+use super::{LimitError, Version};
 
 /// One value for one file of a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,22 +21,26 @@ pub struct Setting {
     pub file: String,
     /// What is written.
     pub value: String,
+    /// Another file and its value, for when the kernel is without the first.
+    pub instead: Option<(String, String)>,
     /// The kernel may be without this file; then nothing is written.
     pub optional: bool,
 }
 
-/// A value that has no meaning.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("linux.resources.{field}: {problem}")]
-pub struct SettingError {
-    /// Without `linux.resources.`.
-    pub field: String,
-    /// What is wrong with it.
-    pub problem: String,
+impl Setting {
+    /// Zero, `-1` and `max` are what cgroups begin with and what Go writes for "not set".
+    pub(super) fn asks_for_nothing(&self) -> bool {
+        match self.file.as_str() {
+            "cpu.shares" => self.value == "1024",
+            "cpu.weight" => self.value == "100",
+            "cpu.idle" | "memory.oom_control" => self.value == "0",
+            _ => matches!(self.value.as_str(), "max" | "-1"),
+        }
+    }
 }
 
-fn wrong<T>(field: &str, problem: impl Into<String>) -> Result<T, SettingError> {
-    Err(SettingError { field: field.to_owned(), problem: problem.into() })
+fn wrong<T>(field: &str, problem: impl Display) -> Result<T, LimitError> {
+    Err(LimitError::new(field, problem))
 }
 
 /// Collects settings, in the order in which they are to be written.
@@ -48,10 +54,7 @@ struct Settings<'a> {
 ///
 /// # Errors
 /// A value that makes no sense, or none on this version of cgroups.
-pub fn settings(
-    resources: &LinuxResources,
-    version: &dyn Fn(&str) -> Version,
-) -> Result<Vec<Setting>, SettingError> {
+pub fn settings(resources: &LinuxResources, version: &dyn Fn(&str) -> Version) -> Result<Vec<Setting>, LimitError> {
     let mut all = Settings { version, list: Vec::new() };
     if let Some(cpu) = resources.cpu() {
         all.cpu(cpu)?;
@@ -77,7 +80,12 @@ pub fn settings(
     for (name, rdma) in devices {
         let count = |count: Option<u32>| count.map_or_else(|| "max".to_owned(), |count| count.to_string());
         let (handles, objects) = (count(rdma.hca_handles()), count(rdma.hca_objects()));
-        all.add(&format!("rdma.{name}"), "rdma", "rdma.max", format!("{name} hca_handle={handles} hca_object={objects}"));
+        all.add(
+            &format!("rdma.{name}"),
+            "rdma",
+            "rdma.max",
+            format!("{name} hca_handle={handles} hca_object={objects}"),
+        );
     }
     // Last: what is said in cgroup v2's own words goes before what was converted.
     let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
@@ -95,14 +103,20 @@ impl Settings<'_> {
 
     fn add(&mut self, field: &str, controller: &str, file: impl Into<String>, value: impl ToString) {
         let (field, controller, file) = (field.to_owned(), controller.to_owned(), file.into());
-        self.list.push(Setting { field, controller, file, value: value.to_string(), optional: false });
+        self.list.push(Setting { field, controller, file, value: value.to_string(), instead: None, optional: false });
     }
 
-    fn v1_only(&self, field: &str, controller: &str) -> Result<(), SettingError> {
+    /// The setting that was added last.
+    fn last(&mut self) -> &mut Setting {
+        let last = self.list.len() - 1;
+        &mut self.list[last]
+    }
+
+    fn v1_only(&self, field: &str, controller: &str) -> Result<(), LimitError> {
         if self.is_v2(controller) { wrong(field, "cgroup v2 has no such limit") } else { Ok(()) }
     }
 
-    fn cpu(&mut self, cpu: &LinuxCpu) -> Result<(), SettingError> {
+    fn cpu(&mut self, cpu: &LinuxCpu) -> Result<(), LimitError> {
         let v2 = self.is_v2("cpu");
         if let Some(shares) = nonzero(cpu.shares()) {
             match v2 {
@@ -144,16 +158,14 @@ impl Settings<'_> {
     }
 
     fn cpuset(&mut self, cpu: &LinuxCpu) {
-        for (field, file, list) in
-            [("cpu.cpus", "cpuset.cpus", cpu.cpus()), ("cpu.mems", "cpuset.mems", cpu.mems())]
-        {
+        for (field, file, list) in [("cpu.cpus", "cpuset.cpus", cpu.cpus()), ("cpu.mems", "cpuset.mems", cpu.mems())] {
             if let Some(list) = list.as_ref().filter(|list| !list.is_empty()) {
                 self.add(field, "cpuset", file, list);
             }
         }
     }
 
-    fn memory(&mut self, memory: &LinuxMemory) -> Result<(), SettingError> {
+    fn memory(&mut self, memory: &LinuxMemory) -> Result<(), LimitError> {
         for (field, value) in [
             ("memory.limit", memory.limit()),
             ("memory.reservation", memory.reservation()),
@@ -178,7 +190,7 @@ impl Settings<'_> {
         }
     }
 
-    fn memory_v2(&mut self, memory: &LinuxMemory, max: Option<i64>, swap: Option<i64>) -> Result<(), SettingError> {
+    fn memory_v2(&mut self, memory: &LinuxMemory, max: Option<i64>, swap: Option<i64>) -> Result<(), LimitError> {
         for (field, asked) in [
             ("memory.kernelTCP", nonzero(memory.kernel_tcp()).is_some()),
             ("memory.swappiness", memory.swappiness().is_some()),
@@ -190,6 +202,7 @@ impl Settings<'_> {
         }
         if let Some(swap) = v2_swap(swap, max)? {
             self.add("memory.swap", "memory", "memory.swap.max", limit(swap, "max"));
+            self.last().optional = swap < 0;
         }
         if let Some(max) = max {
             self.add("memory.limit", "memory", "memory.max", limit(max, "max"));
@@ -214,6 +227,8 @@ impl Settings<'_> {
         ] {
             if let Some(value) = value {
                 self.add(field, "memory", file, value);
+                // Without swap accounting there is no such file, and nothing to lift.
+                self.last().optional = file.contains("memsw") && value < 0;
             }
         }
         if let Some(swappiness) = memory.swappiness() {
@@ -224,7 +239,7 @@ impl Settings<'_> {
         }
     }
 
-    fn block_io(&mut self, block_io: &LinuxBlockIo) -> Result<(), SettingError> {
+    fn block_io(&mut self, block_io: &LinuxBlockIo) -> Result<(), LimitError> {
         let (v2, controller) = if self.is_v2("io") && !self.has_v1_blkio() { (true, "io") } else { (false, "blkio") };
         for (field, weight) in [("blockIO.weight", block_io.weight()), ("blockIO.leafWeight", block_io.leaf_weight())] {
             if nonzero(weight).is_some_and(|weight| !(10..=1000).contains(&weight)) {
@@ -232,10 +247,13 @@ impl Settings<'_> {
             }
         }
         if let Some(weight) = nonzero(block_io.weight()) {
+            // The weights of the BFQ scheduler, where the kernel has no others.
             match v2 {
                 true => self.add("blockIO.weight", controller, "io.weight", io_weight(weight)),
-                false => self.add("blockIO.weight", controller, "blkio.bfq.weight", weight),
+                false => self.add("blockIO.weight", controller, "blkio.weight", weight),
             }
+            let bfq = if v2 { "io.bfq.weight" } else { "blkio.bfq.weight" };
+            self.last().instead = Some((bfq.to_owned(), weight.to_string()));
         }
         if let Some(weight) = nonzero(block_io.leaf_weight()) {
             self.v1_only("blockIO.leafWeight", controller)?;
@@ -244,11 +262,13 @@ impl Settings<'_> {
         for (i, device) in block_io.weight_device().iter().flatten().enumerate() {
             let (field, number) = (format!("blockIO.weightDevice[{i}]"), (device.major(), device.minor()));
             if let Some(weight) = nonzero(device.weight()) {
-                let (file, weight) = match v2 {
+                let (file, value) = match v2 {
                     true => ("io.weight", io_weight(weight)),
-                    false => ("blkio.bfq.weight_device", u64::from(weight)),
+                    false => ("blkio.weight_device", u64::from(weight)),
                 };
-                self.add(&field, controller, file, format!("{}:{} {weight}", number.0, number.1));
+                self.add(&field, controller, file, format!("{}:{} {value}", number.0, number.1));
+                let bfq = if v2 { "io.bfq.weight" } else { "blkio.bfq.weight_device" };
+                self.last().instead = Some((bfq.to_owned(), format!("{}:{} {weight}", number.0, number.1)));
             }
             if let Some(weight) = nonzero(device.leaf_weight()) {
                 self.v1_only(&field, controller)?;
@@ -258,7 +278,13 @@ impl Settings<'_> {
         self.throttle("throttleReadBpsDevice", block_io.throttle_read_bps_device(), v2, "rbps", "read_bps_device");
         self.throttle("throttleWriteBpsDevice", block_io.throttle_write_bps_device(), v2, "wbps", "write_bps_device");
         self.throttle("throttleReadIOPSDevice", block_io.throttle_read_iops_device(), v2, "riops", "read_iops_device");
-        self.throttle("throttleWriteIOPSDevice", block_io.throttle_write_iops_device(), v2, "wiops", "write_iops_device");
+        self.throttle(
+            "throttleWriteIOPSDevice",
+            block_io.throttle_write_iops_device(),
+            v2,
+            "wiops",
+            "write_iops_device",
+        );
         Ok(())
     }
 
@@ -279,7 +305,7 @@ impl Settings<'_> {
         }
     }
 
-    fn hugepages(&mut self, field: &str, size: &str, bytes: i64) -> Result<(), SettingError> {
+    fn hugepages(&mut self, field: &str, size: &str, bytes: i64) -> Result<(), LimitError> {
         let unit = size.trim_start_matches(|c: char| c.is_ascii_digit());
         if unit.len() == size.len() || !matches!(unit, "KB" | "MB" | "GB") {
             return wrong(&format!("{field}.pageSize"), format!("{size:?} is no page size such as 2MB"));
@@ -289,11 +315,11 @@ impl Settings<'_> {
         self.add(field, "hugetlb", format!("hugetlb.{size}.{suffix}"), &value);
         // Limits reservations too, where the kernel can (Linux 5.7), as runc does.
         self.add(field, "hugetlb", format!("hugetlb.{size}.rsvd.{suffix}"), value);
-        self.list.iter_mut().next_back().expect("just added").optional = true;
+        self.last().optional = true;
         Ok(())
     }
 
-    fn network(&mut self, network: &LinuxNetwork) -> Result<(), SettingError> {
+    fn network(&mut self, network: &LinuxNetwork) -> Result<(), LimitError> {
         if let Some(class) = nonzero(network.class_id()) {
             self.v1_only("network.classID", "net_cls")?;
             self.add("network.classID", "net_cls", "net_cls.classid", class);
@@ -306,7 +332,7 @@ impl Settings<'_> {
         Ok(())
     }
 
-    fn unified(&mut self, file: &str, value: &str) -> Result<(), SettingError> {
+    fn unified(&mut self, file: &str, value: &str) -> Result<(), LimitError> {
         let field = format!("unified.{file}");
         let Some((controller, _)) = file.split_once('.').filter(|_| !file.contains('/')) else {
             return wrong(&field, "is no file of a cgroup, such as memory.high");
@@ -354,7 +380,7 @@ pub fn io_weight(weight: u16) -> u64 {
 }
 
 /// cgroup v1 limits memory and swap together, v2 swap alone: the difference.
-fn v2_swap(swap: Option<i64>, limit: Option<i64>) -> Result<Option<i64>, SettingError> {
+fn v2_swap(swap: Option<i64>, limit: Option<i64>) -> Result<Option<i64>, LimitError> {
     match (swap, limit) {
         // Without a limit on memory there is none on swap.
         (None, Some(-1)) | (Some(-1), _) => Ok(Some(-1)),
@@ -372,7 +398,10 @@ mod tests {
     fn list(json: &str, version: Version) -> Result<Vec<String>, String> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let all = settings(&resources, &|_| version).map_err(|error| error.to_string())?;
-        Ok(all.into_iter().map(|setting| format!("{} {}={}", setting.controller, setting.file, setting.value)).collect())
+        Ok(all
+            .into_iter()
+            .map(|setting| format!("{} {}={}", setting.controller, setting.file, setting.value))
+            .collect())
     }
 
     #[test]
@@ -387,7 +416,11 @@ mod tests {
             ),
             (r#"{"cpu":{"burst":9}}"#, "cpu cpu.cfs_burst_us=9", "cpu cpu.max.burst=9"),
             (r#"{"cpu":{"idle":1}}"#, "cpu cpu.idle=1", "cpu cpu.idle=1"),
-            (r#"{"cpu":{"cpus":"0-1","mems":"0"}}"#, "cpuset cpuset.cpus=0-1|cpuset cpuset.mems=0", "cpuset cpuset.cpus=0-1|cpuset cpuset.mems=0"),
+            (
+                r#"{"cpu":{"cpus":"0-1","mems":"0"}}"#,
+                "cpuset cpuset.cpus=0-1|cpuset cpuset.mems=0",
+                "cpuset cpuset.cpus=0-1|cpuset cpuset.mems=0",
+            ),
             (
                 r#"{"memory":{"limit":100,"swap":150,"reservation":50}}"#,
                 "memory memory.limit_in_bytes=100|memory memory.memsw.limit_in_bytes=150|memory memory.soft_limit_in_bytes=50",
@@ -400,7 +433,7 @@ mod tests {
             ),
             (r#"{"pids":{"limit":0}}"#, "pids pids.max=0", "pids pids.max=0"),
             (r#"{"pids":{"limit":-1}}"#, "pids pids.max=max", "pids pids.max=max"),
-            (r#"{"blockIO":{"weight":1000}}"#, "blkio blkio.bfq.weight=1000", "io io.weight=10000"),
+            (r#"{"blockIO":{"weight":1000}}"#, "blkio blkio.weight=1000", "io io.weight=10000"),
             (
                 r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":7}]}}"#,
                 "blkio blkio.throttle.read_bps_device=8:1 7",
@@ -435,8 +468,16 @@ mod tests {
             (r#"{"blockIO":{"weight":5}}"#, Version::V1, "blockIO.weight: must be from 10 to 1000"),
             (r#"{"network":{"classID":5}}"#, Version::V2, "network.classID: cgroup v2 has no such limit"),
             (r#"{"unified":{"a/b.c":"1"}}"#, Version::V2, "unified.a/b.c: is no file of a cgroup, such as memory.high"),
-            (r#"{"unified":{"memory.high":"1"}}"#, Version::V1, "unified.memory.high: the controller is not on cgroup v2"),
-            (r#"{"hugepageLimits":[{"pageSize":"2 MB","limit":1}]}"#, Version::V2, r#"hugepageLimits[0].pageSize: "2 MB" is no page size such as 2MB"#),
+            (
+                r#"{"unified":{"memory.high":"1"}}"#,
+                Version::V1,
+                "unified.memory.high: the controller is not on cgroup v2",
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2 MB","limit":1}]}"#,
+                Version::V2,
+                r#"hugepageLimits[0].pageSize: "2 MB" is no page size such as 2MB"#,
+            ),
         ] {
             assert_eq!(list(json, version).unwrap_err(), format!("linux.resources.{message}"), "{json}");
         }

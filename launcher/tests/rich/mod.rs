@@ -160,7 +160,8 @@ impl Rich {
             no_pivot: park.is_some(),
             new_keyring: true,
             park,
-            cgroup: None,
+            cgroups: brood_launcher::cgroup::Entrance::default(),
+            few_processes: None,
             from_zygote,
             die_with_parent: Some(9),
         };

@@ -10,6 +10,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::settings::{Setting, settings};
 use super::{Cgroups, Directory, Host, Version};
+use crate::config::one_line;
 use crate::report::errno_text;
 
 /// A limit that makes no sense, or that the host or the kernel refuses.
@@ -169,7 +170,7 @@ impl Setting {
                     Some(errno) => errno_text(errno).to_string(),
                     None => error.to_string(),
                 };
-                let problem = format!("write {:?} to {}: {reason}{used}", self.value, path.display());
+                let problem = format!("write {} to {}: {reason}{used}", one_line(&self.value), path.display());
                 Err(Refused { errno, error: LimitError::new(&self.field, problem) })
             }
             Ok(()) => Ok(()),

@@ -1,7 +1,7 @@
 //! What `linux.resources` means in files, on either version of cgroups. Nothing here touches the machine.
 //!
 //! Values for cgroup v1 are converted for v2 as runc and crun do; see [`weight_of_shares`], [`io_weight`] and [`v2_swap`].
-//! Zero and `-1` mean what Go's runtimes mean by them: zero is "not set", except for `pids.limit` and `memory.swappiness`,
+//! Zero and `-1` mean what Go's runtimes mean by them: zero is "not set", except for `pids.limit` (one) and `memory.swappiness`,
 //! and `-1` is "no limit".
 
 use std::fmt::Display;
@@ -64,7 +64,9 @@ pub fn settings(resources: &LinuxResources, version: &dyn Fn(&str) -> Version) -
         all.memory(memory)?;
     }
     if let Some(pids) = resources.pids() {
-        all.add("pids.limit", "pids", "pids.max", limit(pids.limit(), "max"));
+        // A limit of none at all is one: the container's own process is there already (runc 1.4).
+        let processes = if pids.limit() == 0 { 1 } else { pids.limit() };
+        all.add("pids.limit", "pids", "pids.max", limit(processes, "max"));
     }
     if let Some(block_io) = resources.block_io() {
         all.block_io(block_io)?;
@@ -431,7 +433,7 @@ mod tests {
                 "memory memory.limit_in_bytes=-1|memory memory.memsw.limit_in_bytes=-1",
                 "memory memory.swap.max=max|memory memory.max=max",
             ),
-            (r#"{"pids":{"limit":0}}"#, "pids pids.max=0", "pids pids.max=0"),
+            (r#"{"pids":{"limit":0}}"#, "pids pids.max=1", "pids pids.max=1"),
             (r#"{"pids":{"limit":-1}}"#, "pids pids.max=max", "pids pids.max=max"),
             (r#"{"blockIO":{"weight":1000}}"#, "blkio blkio.weight=1000", "io io.weight=10000"),
             (

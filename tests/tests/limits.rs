@@ -98,7 +98,11 @@ fn delete(layout: Layout, container: &Container) {
 }
 
 fn reads_back(layout: Layout) {
-    for (controller, resources, v1, v2) in rows() {
+    // Debian's runc knows neither of these.
+    let known = |(_, resources, ..): &Row| {
+        !binaries::oracle() || (resources["memory"]["kernelTCP"].is_null() && resources["pids"]["limit"] != 0)
+    };
+    for (controller, resources, v1, v2) in rows().into_iter().filter(known) {
         let container = limited(&resources);
         let Some((file, expected)) = (if layout.is_v2() { v2 } else { v1 }) else {
             let refused = create(layout, &container);
@@ -137,7 +141,8 @@ fn takes_effect(layout: Layout) {
     let few = run(layout, &json!({ "pids": { "limit": 3 } }), "sleep 5 & sleep 5 & sleep 5 & wait");
     assert!(few.stderr.contains("can't fork"), "three processes at most: {few}");
     let alone = run(layout, &json!({ "pids": { "limit": 0 } }), "echo alone; true & wait");
-    assert!(alone.stdout.contains("alone") && alone.stderr.contains("can't fork"), "no second process: {alone}");
+    let refused = binaries::oracle() || alone.stderr.contains("can't fork");
+    assert!(alone.stdout.contains("alone") && refused, "no second process: {alone}");
 
     // Of each 100 ms of one processor 5: a loop is stopped again and again.
     let container = Container::new(|bundle| {
@@ -257,8 +262,8 @@ fn bad_limits_are_refused_by_name() {
             let mut bundle = Bundle::busybox(&sandbox, "bundle");
             bundle.config["linux"]["resources"] = resources.clone();
             let refused = face.run(&sandbox, &bundle);
-            let line = refused.one_line_error().to_owned();
-            assert!(binaries::oracle() || line.contains(message), "{resources}: {line}");
+            assert_ne!(refused.code(), 0, "{resources}");
+            assert!(binaries::oracle() || refused.one_line_error().contains(message), "{resources}: {refused}");
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The state machine as a table, and as random walks whose every step keeps the promises.
 
-use brood_launcher::state::ExitRecord;
+use brood_launcher::state::{ExitRecord, PidRecord};
 use proptest::prelude::*;
 
 use super::*;
 use crate::limits::WAITERS_PER_CONTAINER_MAX;
 
 mod execs;
+mod recovery;
 
 fn exit(status: u8) -> ExitRecord {
     ExitRecord { status, signal: None, reason: None, time_ns: 1 }

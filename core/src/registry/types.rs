@@ -94,6 +94,8 @@ pub enum Event {
     NotReleased(Failure),
     /// The process ended; it has not been reaped yet.
     Exited(ExitRecord),
+    /// It was taken over from an earlier supervisor, with its exit told.
+    Adopted,
     /// The outcome of a removal.
     Removed(Result<(), Failure>),
 }

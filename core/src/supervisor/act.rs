@@ -16,9 +16,9 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::launch::{read_reports, watch_reports};
-use super::{ContainerFiles, Files, Reaper, Record, Supervisor};
+use super::{ContainerFiles, Files, Record, Supervisor};
 use crate::journal::JournalEvent;
-use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
+use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
 
 /// How long processes that were killed may take to leave a cgroup.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
@@ -106,11 +106,13 @@ impl Supervisor {
         }
     }
 
-    /// Durable: the exit file for the other face, the journal for everybody else.
+    /// Durable: the exit file for the other face, the journal for everybody else. The file has the event's number, so that
+    /// after a crash between the two the event is written then.
     fn record_exit(&self, instance: Instance, exit: ExitRecord) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
-        if let Err(error) = record.files.dir.write_exit(&exit) {
+        let seq = self.journal.borrow().last_seq() + 1;
+        if let Err(error) = record.files.dir.write_exit(&exit, Some(seq)) {
             tracing::error!(container = record.files.id, process = record.files.name, %error, "exit file");
         }
         self.append(record, "exit", Some(exit));
@@ -148,8 +150,12 @@ impl Supervisor {
             if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
                 tracing::error!(container = record.files.id, process = record.files.name, %errno, "reap");
             }
-        } else if let Some(keeper) = &self.keeper {
-            keeper.recorded(record.pid, record.start_time);
+        } else {
+            let process = PidRecord { pid: record.pid, start_time: record.start_time };
+            self.inherited.borrow_mut().told(process);
+            if let Some(keeper) = &self.keeper {
+                keeper.recorded(record.pid, record.start_time);
+            }
         }
     }
 
@@ -189,7 +195,9 @@ impl Supervisor {
             match record.reaper {
                 Reaper::Us => peek(pidfd.as_fd()),
                 // It will tell us; what it tells is as good as what we could see.
-                Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => return,
+                Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => {
+                    return self.inherited.borrow_mut().await_keeper(instance);
+                }
                 Reaper::Keeper | Reaper::Stranger => {
                     let pid = PidRecord { pid: record.pid, start_time: record.start_time };
                     exit_of_stranger(pid, pidfd.as_fd())

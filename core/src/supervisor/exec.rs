@@ -53,7 +53,8 @@ impl Supervisor {
             }
         };
         let dir = reserved.dir().clone();
-        self.write_down(instance, spawned, &dir, false, || Files::of_exec(&id, &name, reserved.keep()))?;
+        let record = |pid| dir.record_pid(pid, order.auto_remove);
+        self.write_down(instance, spawned, record, false, || Files::of_exec(&id, &name, reserved.keep()))?;
         Ok(Cloned { plan, status, hooked: None })
     }
 

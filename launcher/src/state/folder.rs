@@ -4,7 +4,26 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ExitRecord, PidRecord, Result, StartSocket, at, read_json, remove_tree, state_and_start_time, write_json};
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PidFile {
+    #[serde(flatten)]
+    record: PidRecord,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    auto_remove: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ExitFile {
+    #[serde(flatten)]
+    exit: ExitRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+}
 
 /// The folder of one process.
 #[derive(Clone, Debug)]
@@ -42,13 +61,14 @@ impl ProcessDir {
         read_json(&self.0.join("process.json"))
     }
 
-    /// Writes `pid`, for the process that has just been cloned.
+    /// Writes `pid`, for the process that has just been cloned, and whether an exec is to be removed when it ends; of a
+    /// container that is in `state.json`.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn record_pid(&self, pid: i32) -> Result<PidRecord> {
+    pub fn record_pid(&self, pid: i32, auto_remove: bool) -> Result<PidRecord> {
         let record = PidRecord { pid, start_time: state_and_start_time(pid).map_or(0, |(_, time)| time) };
-        write_json(&self.0.join("pid"), &record)?;
+        write_json(&self.0.join("pid"), &PidFile { record, auto_remove })?;
         Ok(record)
     }
 
@@ -60,12 +80,20 @@ impl ProcessDir {
         read_json(&self.0.join("pid"))
     }
 
-    /// Writes `exit`.
+    /// Reads `pid`, with whether it is to be removed when it ends.
+    ///
+    /// # Errors
+    /// As [`ProcessDir::read_pid`].
+    pub fn read_pid_and_removal(&self) -> Result<(PidRecord, bool)> {
+        read_json(&self.0.join("pid")).map(|PidFile { record, auto_remove }| (record, auto_remove))
+    }
+
+    /// Writes `exit`, with the number that the journal is to give it, if there is a journal.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn write_exit(&self, record: &ExitRecord) -> Result<()> {
-        write_json(&self.0.join("exit"), record)
+    pub fn write_exit(&self, exit: &ExitRecord, seq: Option<u64>) -> Result<()> {
+        write_json(&self.0.join("exit"), &ExitFile { exit: exit.clone(), seq })
     }
 
     /// Reads `exit`.
@@ -74,6 +102,14 @@ impl ProcessDir {
     /// It is missing (not ended yet) or damaged.
     pub fn read_exit(&self) -> Result<ExitRecord> {
         read_json(&self.0.join("exit"))
+    }
+
+    /// Reads `exit`, with the number that the journal was to give it; 0 if it had none.
+    ///
+    /// # Errors
+    /// As [`ProcessDir::read_exit`].
+    pub fn read_exit_and_seq(&self) -> Result<(ExitRecord, u64)> {
+        read_json(&self.0.join("exit")).map(|ExitFile { exit, seq }| (exit, seq.unwrap_or(0)))
     }
 
     /// Where an exec waits for its start.

@@ -35,9 +35,10 @@ use std::collections::{BTreeMap, HashMap};
 use brood_launcher::state::{ExitRecord, Status};
 
 use life::{Life, Phase, Role};
-pub use recovery::{Adopted, ContainerRemains, Inherited, Known, Reaper, Remains, Standing};
+pub use recovery::Inherited;
 pub use types::{
-    Command, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, ProcessCommand, Reply, Target, Ticket,
+    Adopted, Command, ContainerRemains, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, Kept,
+    ProcessCommand, Reaper, Remains, Reply, Standing, Target, Ticket,
 };
 
 use crate::limits::{EXECS_MAX, EXECS_PER_CONTAINER_MAX};
@@ -75,6 +76,12 @@ impl Registry {
         effects
     }
 
+    /// Containers and execs that are registered.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lives.len()
+    }
+
     /// The container that has this name now.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Instance> {
@@ -107,6 +114,7 @@ impl Registry {
             Phase::Created | Phase::Starting { .. } => (Status::Created, life.pid, None),
             Phase::Running => (Status::Running, life.pid, None),
             Phase::Stopped(exit) => (Status::Stopped, 0, Some(exit)),
+            Phase::Failed(_) => (Status::Stopped, 0, None),
             Phase::Removing { exit, .. } => (Status::Stopped, 0, exit.as_ref()),
         })
     }

@@ -3,151 +3,64 @@
 //!
 //! | found | becomes |
 //! | --- | --- |
-//! | exit file, and the journal has that exit | stopped, with that exit; or being removed, if that was ordered |
-//! | exit file, and the journal ends before it | the exit is told now: the supervisor died between the two |
+//! | exit file | stopped, with that exit; or being removed, if that was ordered |
 //! | process alive, same start time | running (or created), watched; the keeper is its parent now and reaps it |
 //! | the same, but no keeper was there either | as above; its status is read from the zombie, or from the kernel (6.15) |
 //! | process gone, the keeper knows | the keeper's exit is told now |
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
 //!
+//! An exit is in the journal before it is in its file; before anything else the last one in the journal is put there, should a
+//! supervisor have died between the two.
+//!
 //! Execs are taken over in the same way, before their container's exit is told. What has no pid file is half made, and
 //! not taken over.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use brood_launcher::state::{ExitRecord, PidRecord};
+use brood_launcher::state::PidRecord;
 
 use super::life::{Life, Phase, Role};
-use super::{Event, Instance, Registry};
+use super::{Adopted, ContainerRemains, Instance, Kept, Reaper, Registry, Remains, Standing};
 
-/// Whose child a process is, and so who reaps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaper {
-    /// Launched by us.
-    Us,
-    /// Inherited from an earlier supervisor by the keeper, which tells us the status.
-    Keeper,
-    /// Inherited by somebody else while no daemon was there; the kernel tells, if it is new enough.
-    Stranger,
+fn standing(remains: &Remains, kept: &Kept<'_>) -> Standing {
+    match (&remains.exit, kept.get(&remains.process)) {
+        (Some(exit), _) => Standing::Told(exit.clone()),
+        (None, _) if remains.lives => Standing::Alive,
+        (None, Some(&kept)) => Standing::Ended(kept.clone()),
+        (None, None) => Standing::Unaccounted,
+    }
 }
 
-/// A process that was written down.
-#[derive(Clone, Debug)]
-pub struct Remains {
-    /// From its pid file.
-    pub process: PidRecord,
-    /// From its exit file, with the number that the journal was to give it.
-    pub exit: Option<(ExitRecord, u64)>,
-    /// It is there, perhaps as a zombie.
-    pub lives: bool,
-    /// The keeper is its parent.
-    pub of_keeper: bool,
-    /// It waits for its start.
-    pub parked: bool,
-    /// Remove it when it ends.
-    pub auto_remove: bool,
-}
-
-/// A container that was written down.
-#[derive(Clone, Debug)]
-pub struct ContainerRemains {
-    /// Its name.
-    pub id: String,
-    /// Its init process.
-    pub init: Remains,
-    /// The init process lives and is the first in a pid namespace.
-    pub leads_namespace: bool,
-    /// Its execs by name.
-    pub execs: Vec<(String, Remains)>,
-}
-
-/// What others know of the processes.
-#[derive(Debug)]
-pub struct Known<'a> {
-    /// What the keeper has seen.
-    pub kept: HashMap<PidRecord, &'a ExitRecord>,
-    /// Number of the last event in the journal.
-    pub last_seq: u64,
-}
-
-/// Where a process stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Its exit was told.
-    Told(ExitRecord),
-    /// It is to be watched.
-    Alive,
-    /// Its exit is known, and to be told.
-    Ended(ExitRecord),
-    /// It is gone, and nobody has told how it ended; the keeper is asked once more.
-    Unaccounted,
-}
-
-/// A process that was taken over.
-#[derive(Clone, Debug)]
-pub struct Adopted {
-    /// What it is called from now on.
-    pub instance: Instance,
-    /// Where it stands.
-    pub standing: Standing,
-    /// Who reaps it.
-    pub reaper: Reaper,
-}
-
-impl Adopted {
-    /// What the core is to hear as soon as everything of the container is ready to be acted on.
-    #[must_use]
-    pub fn event(&self) -> Option<Event> {
-        match &self.standing {
-            Standing::Told(_) => Some(Event::Adopted),
-            Standing::Ended(exit) => Some(Event::Exited(exit.clone())),
-            Standing::Alive | Standing::Unaccounted => None,
+fn phase(remains: &Remains, standing: &Standing) -> Phase {
+    match standing {
+        Standing::Told(exit) if remains.auto_remove => {
+            Phase::Removing { replies: Vec::new(), exit: Some(exit.clone()), failure: None, begun: false }
         }
+        Standing::Told(exit) => Phase::Stopped(exit.clone()),
+        Standing::Alive | Standing::Ended(_) | Standing::Unaccounted if remains.parked => Phase::Created,
+        Standing::Alive | Standing::Ended(_) | Standing::Unaccounted => Phase::Running,
     }
 }
 
-impl Remains {
-    fn standing(&self, known: &Known<'_>) -> Standing {
-        match (&self.exit, known.kept.get(&self.process)) {
-            (Some((exit, seq)), _) if *seq <= known.last_seq => Standing::Told(exit.clone()),
-            (Some((exit, _)), _) => Standing::Ended(exit.clone()),
-            (None, _) if self.lives => Standing::Alive,
-            (None, Some(&kept)) => Standing::Ended(kept.clone()),
-            (None, None) => Standing::Unaccounted,
-        }
-    }
-
-    fn phase(&self, standing: &Standing) -> Phase {
-        match standing {
-            Standing::Told(exit) if self.auto_remove => {
-                Phase::Removing { replies: Vec::new(), exit: Some(exit.clone()), failure: None, begun: false }
-            }
-            Standing::Told(exit) => Phase::Stopped(exit.clone()),
-            Standing::Alive | Standing::Ended(_) | Standing::Unaccounted if self.parked => Phase::Created,
-            Standing::Alive | Standing::Ended(_) | Standing::Unaccounted => Phase::Running,
-        }
-    }
-
-    fn lives_on(&self) -> bool {
-        self.lives && self.exit.is_none()
-    }
+fn lives_on(remains: &Remains) -> bool {
+    remains.lives && remains.exit.is_none()
 }
 
 impl Registry {
     /// Takes over a container and its execs, these first in the result. The caller enters what it needs to act on them,
     /// and then hands [`Adopted::event`] of each to [`Registry::handle`], in this order.
-    pub fn take_over(&mut self, found: ContainerRemains, known: &Known<'_>) -> Vec<Adopted> {
+    pub fn take_over(&mut self, found: ContainerRemains, kept: &Kept<'_>) -> Vec<Adopted> {
         let ContainerRemains { id, init, leads_namespace, execs } = found;
         // A namespace's first process is the last one in there: with a live exec, a dead init process was none.
         let own_pid_namespace =
-            if init.lives_on() { leads_namespace } else { !execs.iter().any(|(_, exec)| exec.lives_on()) };
+            if lives_on(&init) { leads_namespace } else { !execs.iter().any(|(_, exec)| lives_on(exec)) };
         let role = Role::Init { execs: BTreeMap::new(), own_pid_namespace };
-        let container = self.adopt(&id, role, &init, known);
+        let container = self.adopt(&id, role, &init, kept);
         self.by_id.insert(id, container.instance);
         let mut adopted = Vec::with_capacity(execs.len() + 1);
         for (name, exec) in execs {
-            let exec = self.adopt(&name, Role::Exec { container: container.instance }, &exec, known);
+            let exec = self.adopt(&name, Role::Exec { container: container.instance }, &exec, kept);
             self.enter_exec(container.instance, &name, exec.instance);
             adopted.push(exec);
         }
@@ -155,11 +68,11 @@ impl Registry {
         adopted
     }
 
-    fn adopt(&mut self, name: &str, role: Role, remains: &Remains, known: &Known<'_>) -> Adopted {
-        let standing = remains.standing(known);
-        let phase = remains.phase(&standing);
+    fn adopt(&mut self, name: &str, role: Role, remains: &Remains, kept: &Kept<'_>) -> Adopted {
+        let standing = standing(remains, kept);
+        let phase = phase(remains, &standing);
         let instance = self.insert(Life::new(name.to_owned(), role, phase, remains.process.pid, remains.auto_remove));
-        let reaper = if remains.lives_on() && !remains.of_keeper { Reaper::Stranger } else { Reaper::Keeper };
+        let reaper = if lives_on(remains) && !remains.of_keeper { Reaper::Stranger } else { Reaper::Keeper };
         Adopted { instance, standing, reaper }
     }
 }
@@ -184,6 +97,12 @@ impl Inherited {
         if adopted.standing == Standing::Unaccounted {
             self.unaccounted.insert(adopted.instance);
         }
+    }
+
+    /// Those whose exit has not been told.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_process.len()
     }
 
     /// Whose exit the keeper tells; `None` for somebody's orphan, of which it need not keep anything.

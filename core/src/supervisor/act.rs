@@ -36,6 +36,10 @@ impl Supervisor {
             },
             Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
             Effect::Reap(instance) => self.reap(instance),
+            Effect::Discard(instance) => {
+                self.strike_off(instance);
+                self.reap(instance);
+            }
             Effect::Publish(instance, kind) => self.publish(instance, kind),
             Effect::Remove(instance) => self.remove(instance),
             Effect::Forget(instance) => drop(self.records.borrow_mut().remove(&instance)),
@@ -106,16 +110,15 @@ impl Supervisor {
         }
     }
 
-    /// Durable: the exit file for the other face, the journal for everybody else. The file has the event's number, so that
-    /// after a crash between the two the event is written then.
+    /// Durable: the journal for everybody, the exit file for whoever comes after us and for the other face. After a crash
+    /// between the two, recovery finds the exit at the end of the journal.
     fn record_exit(&self, instance: Instance, exit: ExitRecord) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
-        let seq = self.journal.borrow().last_seq() + 1;
-        if let Err(error) = record.files.dir.write_exit(&exit, Some(seq)) {
+        self.append(record, "exit", Some(exit.clone()));
+        if let Err(error) = record.files.dir.write_exit(&exit) {
             tracing::error!(container = record.files.id, process = record.files.name, %error, "exit file");
         }
-        self.append(record, "exit", Some(exit));
     }
 
     fn publish(&self, instance: Instance, kind: EventKind) {
@@ -134,9 +137,20 @@ impl Supervisor {
     fn append(&self, record: &Record, kind: &str, exit: Option<ExitRecord>) {
         let time = exit.as_ref().map_or_else(now_ns, |exit| exit.time_ns);
         let (id, process) = (record.files.id.clone(), record.files.name.clone());
-        let event = JournalEvent { seq: 0, time, kind: kind.to_owned(), id, process, pid: record.pid, exit };
+        let start_time = exit.as_ref().map(|_| record.start_time);
+        let kind = kind.to_owned();
+        let event = JournalEvent { seq: 0, time, kind, id, process, pid: record.pid, start_time, exit };
         if let Err(error) = self.journal.borrow_mut().append(event) {
             tracing::error!(container = record.files.id, process = record.files.name, %error, "journal");
+        }
+    }
+
+    /// From here on it is half made.
+    fn strike_off(&self, instance: Instance) {
+        let records = self.records.borrow();
+        let Some(record) = records.get(&instance) else { return };
+        if let Err(error) = record.files.dir.remove_pid() {
+            tracing::error!(container = record.files.id, process = record.files.name, %error, "pid file");
         }
     }
 

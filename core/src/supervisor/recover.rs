@@ -1,10 +1,12 @@
 //! Taking over the containers, and their execs, that an earlier supervisor of the same state root left.
 //!
 //! What becomes of what is found is decided by [`crate::registry::Registry::take_over`]; here it is looked for, written
-//! down and watched. What has no pid file is half made: a container is killed by its cgroup and removed, of an exec only
-//! the folder is removed.
+//! down and watched. What has no pid file is half made: a container is killed by its cgroup and removed; of an exec the
+//! folder is removed, and the process killed if it can be told from those that the container has orphaned.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 
 use brood_launcher::state::{
@@ -12,9 +14,10 @@ use brood_launcher::state::{
     StateRoot, is_namespace_init, now_ns, open_process,
 };
 
+use super::exec::strays;
 use super::{Files, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
-use crate::registry::{Adopted, ContainerRemains, Event, Known, Remains};
+use crate::registry::{Adopted, ContainerRemains, Event, Kept, Remains};
 
 /// Removes what embedded supervisors left that were killed, and reservations that were never completed.
 pub fn sweep(root: &StateRoot) {
@@ -35,7 +38,7 @@ pub fn sweep(root: &StateRoot) {
 /// was not cloned, or nobody knows.
 fn remains_of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<(Remains, Option<OwnedFd>), StateError> {
     let (process, auto_remove) = dir.read_pid_and_removal()?;
-    let exit = dir.read_exit_and_seq().ok();
+    let exit = dir.read_exit().ok();
     let pidfd = if exit.is_some() { None } else { open_process(process) };
     let keeper = nix::unistd::getppid().as_raw();
     let of_keeper = ProcStat::read(process.pid).is_some_and(|stat| stat.parent == keeper);
@@ -43,12 +46,16 @@ fn remains_of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<(Remains, 
     Ok((Remains { process, exit, lives, of_keeper, parked, auto_remove }, pidfd))
 }
 
-/// The execs of a container; folders of those that were never cloned are removed.
-fn execs_of(dir: &ContainerDir, id: &str) -> Vec<(String, Remains, Option<OwnedFd>)> {
+/// An exec that was written down.
+type ExecRemains = (String, Remains, Option<OwnedFd>);
+
+/// The execs of a container, and whether there were some that had not been written down; their folders are removed.
+fn execs_of(dir: &ContainerDir, id: &str) -> (Vec<ExecRemains>, bool) {
     let names = dir.execs().unwrap_or_else(|error| {
         tracing::warn!(container = id, %error, "execs are left alone");
         Vec::new()
     });
+    let all = names.len();
     let found = names.into_iter().filter_map(|name| {
         let exec = dir.process(&name);
         match remains_of(&exec, &exec.start_socket()) {
@@ -60,7 +67,19 @@ fn execs_of(dir: &ContainerDir, id: &str) -> Vec<(String, Remains, Option<OwnedF
             }
         }
     });
-    found.collect()
+    let found: Vec<ExecRemains> = found.collect();
+    let half_made = found.len() < all;
+    (found, half_made)
+}
+
+/// Kills execs that run and had not been written down. The keeper, whose children they are now, reaps them. In a pid
+/// namespace of its own what a container orphans goes to its init process, so that they cannot be taken for that.
+fn end_half_made(cgroup: &Path, written_down: &HashSet<i32>) {
+    let Some(keeper) = rustix::process::getppid() else { return };
+    for stray in strays(cgroup, keeper, written_down) {
+        // It may end by itself, at its next report.
+        let _ = rustix::process::pidfd_send_signal(&stray, rustix::process::Signal::KILL);
+    }
 }
 
 impl Supervisor {
@@ -70,17 +89,15 @@ impl Supervisor {
     /// The state directory cannot be read.
     pub fn recover(self: &Rc<Self>, kept: &[KeptExit]) -> Result<usize, StateError> {
         let key = |exit: &KeptExit| PidRecord { pid: exit.pid, start_time: exit.start_time };
-        let known = Known {
-            kept: kept.iter().map(|kept| (key(kept), &kept.exit)).collect(),
-            last_seq: self.journal.borrow().last_seq(),
-        };
+        let by_process: Kept<'_> = kept.iter().map(|kept| (key(kept), &kept.exit)).collect();
         let mut adopted = 0;
         sweep(&self.settings.root);
+        self.complete_last_exit();
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
                 Ok(state) if state.manager == Manager::Daemon => {
-                    self.adopt(dir, state, &known);
+                    self.adopt(dir, state, &by_process);
                     adopted += 1;
                 }
                 Ok(_) => {}
@@ -96,7 +113,24 @@ impl Supervisor {
         Ok(adopted)
     }
 
-    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, known: &Known<'_>) {
+    /// If the earlier supervisor died right after an exit was in the journal, it is put into its file: told once is enough.
+    fn complete_last_exit(&self) {
+        let journal = self.journal.borrow();
+        let Some(event) = journal.last() else { return };
+        let (Some(exit), Some(start_time)) = (&event.exit, event.start_time) else { return };
+        let Ok(dir) = self.settings.root.find(&event.id).map(|container| container.process(&event.process)) else {
+            return;
+        };
+        let is_it = dir.read_pid().is_ok_and(|process| process == PidRecord { pid: event.pid, start_time });
+        if is_it
+            && dir.read_exit().is_err()
+            && let Err(error) = dir.write_exit(exit)
+        {
+            tracing::error!(container = event.id, process = event.process, %error, "exit file");
+        }
+    }
+
+    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &Kept<'_>) {
         let id = state.id.clone();
         let Ok((init, init_fd)) = remains_of(&dir.process(INIT), &dir.start_socket()) else {
             tracing::warn!(container = id, "half made: removed");
@@ -107,15 +141,20 @@ impl Supervisor {
         };
         let init = Remains { auto_remove: state.auto_remove, ..init };
         let leads_namespace = init.lives && is_namespace_init(init.process.pid);
+        let (execs, half_made) = execs_of(&dir, &id);
+        if half_made && leads_namespace {
+            let pids = execs.iter().map(|(_, remains, _)| remains.process.pid);
+            end_half_made(&state.cgroup, &pids.chain([init.process.pid]).collect());
+        }
         let mut entries = Vec::new();
-        let execs = execs_of(&dir, &id).into_iter().map(|(name, remains, pidfd)| {
+        let execs = execs.into_iter().map(|(name, remains, pidfd)| {
             entries.push((Files::of_exec(&id, &name, dir.process(&name)), remains.process, pidfd));
             (name, remains)
         });
         let execs = execs.collect();
         entries.push((Files::of_init(dir, state), init.process, init_fd));
         let found = ContainerRemains { id, init, leads_namespace, execs };
-        let adopted = self.core.borrow_mut().take_over(found, known);
+        let adopted = self.core.borrow_mut().take_over(found, kept);
         for (adopted, (files, process, pidfd)) in adopted.iter().zip(entries) {
             self.enter(adopted, files, process, pidfd);
         }

@@ -17,14 +17,6 @@ struct PidFile {
     auto_remove: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-struct ExitFile {
-    #[serde(flatten)]
-    exit: ExitRecord,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-}
-
 /// The folder of one process.
 #[derive(Clone, Debug)]
 pub struct ProcessDir(PathBuf);
@@ -88,12 +80,21 @@ impl ProcessDir {
         read_json(&self.0.join("pid")).map(|PidFile { record, auto_remove }| (record, auto_remove))
     }
 
-    /// Writes `exit`, with the number that the journal is to give it, if there is a journal.
+    /// Removes `pid`: the process counts as never cloned.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn write_exit(&self, exit: &ExitRecord, seq: Option<u64>) -> Result<()> {
-        write_json(&self.0.join("exit"), &ExitFile { exit: exit.clone(), seq })
+    pub fn remove_pid(&self) -> Result<()> {
+        let path = self.0.join("pid");
+        std::fs::remove_file(&path).map_err(at(&path))
+    }
+
+    /// Writes `exit`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_exit(&self, record: &ExitRecord) -> Result<()> {
+        write_json(&self.0.join("exit"), record)
     }
 
     /// Reads `exit`.
@@ -102,14 +103,6 @@ impl ProcessDir {
     /// It is missing (not ended yet) or damaged.
     pub fn read_exit(&self) -> Result<ExitRecord> {
         read_json(&self.0.join("exit"))
-    }
-
-    /// Reads `exit`, with the number that the journal was to give it; 0 if it had none.
-    ///
-    /// # Errors
-    /// As [`ProcessDir::read_exit`].
-    pub fn read_exit_and_seq(&self) -> Result<(ExitRecord, u64)> {
-        read_json(&self.0.join("exit")).map(|ExitFile { exit, seq }| (exit, seq.unwrap_or(0)))
     }
 
     /// Where an exec waits for its start.

@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_journal_and_a_removal_need_comes_back() {
+    fn a_pid_file_says_whether_to_remove_and_a_removal_can_be_repeated() {
         let temp = tempfile::tempdir().unwrap();
         let dir = StateRoot::open(temp.path()).unwrap().reserve(&named("a")).unwrap();
         for (name, auto_remove) in [("kept", false), ("going", true)] {
@@ -484,11 +484,8 @@ mod tests {
             let record = exec.record_pid(std::process::id() as i32, auto_remove).unwrap();
             assert_eq!(exec.read_pid().unwrap(), record);
             assert_eq!(exec.read_pid_and_removal().unwrap(), (record, auto_remove));
-            let exit = ExitRecord::new(None, Some(9), 7);
-            for (seq, read) in [(Some(12), 12), (None, 0)] {
-                exec.write_exit(&exit, seq).unwrap();
-                assert_eq!((exec.read_exit().unwrap(), exec.read_exit_and_seq().unwrap().1), (exit.clone(), read));
-            }
+            exec.remove_pid().unwrap();
+            exec.read_pid().unwrap_err();
         }
         dir.remove().unwrap();
         dir.remove().unwrap();

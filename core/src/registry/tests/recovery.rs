@@ -13,14 +13,14 @@ fn alone(init: Remains) -> ContainerRemains {
     ContainerRemains { id: "a".into(), init, leads_namespace: true, execs: Vec::new() }
 }
 
-fn known(kept: &[(PidRecord, ExitRecord)]) -> Known<'_> {
-    Known { kept: kept.iter().map(|(process, exit)| (*process, exit)).collect(), last_seq: 10 }
+fn kept(exits: &[(PidRecord, ExitRecord)]) -> Kept<'_> {
+    exits.iter().map(|(process, exit)| (*process, exit)).collect()
 }
 
 /// Takes it over, and has everything told that is to be told.
-fn taken_over(found: ContainerRemains, kept: &[(PidRecord, ExitRecord)]) -> (Registry, Vec<Adopted>, Vec<Effect>) {
+fn taken_over(found: ContainerRemains, exits: &[(PidRecord, ExitRecord)]) -> (Registry, Vec<Adopted>, Vec<Effect>) {
     let mut registry = Registry::default();
-    let adopted = registry.take_over(found, &known(kept));
+    let adopted = registry.take_over(found, &kept(exits));
     let events = adopted.iter().filter_map(|one| Some(Input::Event(one.instance, one.event()?)));
     let effects = events.flat_map(|event| registry.handle(event)).collect();
     (registry, adopted, effects)
@@ -29,15 +29,14 @@ fn taken_over(found: ContainerRemains, kept: &[(PidRecord, ExitRecord)]) -> (Reg
 #[test]
 fn every_remains_has_its_standing() {
     let alive = Remains { lives: true, ..remains(INIT) };
-    let recorded = |seq| Remains { exit: Some((exit(3), seq)), ..remains(INIT) };
+    let recorded = Remains { exit: Some(exit(3)), ..remains(INIT) };
     let kept = [(INIT, exit(5))];
     let other = [(PidRecord { start_time: 71, ..INIT }, exit(5))];
     let table = [
         ("alive", alive.clone(), &[][..], Standing::Alive, Status::Running),
         ("parked", Remains { parked: true, ..alive }, &[], Standing::Alive, Status::Created),
-        ("recorded and in the journal", recorded(10), &[], Standing::Told(exit(3)), Status::Stopped),
-        ("recorded, not in the journal", recorded(11), &[], Standing::Ended(exit(3)), Status::Stopped),
-        ("recorded, and the keeper has it too", recorded(10), &kept, Standing::Told(exit(3)), Status::Stopped),
+        ("recorded", recorded.clone(), &[], Standing::Told(exit(3)), Status::Stopped),
+        ("recorded, and the keeper has it too", recorded, &kept, Standing::Told(exit(3)), Status::Stopped),
         ("the keeper has it", remains(INIT), &kept, Standing::Ended(exit(5)), Status::Stopped),
         ("the keeper has another with this pid", remains(INIT), &other, Standing::Unaccounted, Status::Running),
         ("nobody has it", remains(INIT), &[], Standing::Unaccounted, Status::Running),
@@ -53,7 +52,7 @@ fn every_remains_has_its_standing() {
 
 #[test]
 fn a_removal_that_was_ordered_is_made_up_for() {
-    let stopped = Remains { exit: Some((exit(3), 1)), auto_remove: true, ..remains(INIT) };
+    let stopped = Remains { exit: Some(exit(3)), auto_remove: true, ..remains(INIT) };
     let (_, adopted, effects) = taken_over(alone(stopped.clone()), &[]);
     assert_eq!(effects, [Effect::Remove(adopted[0].instance)]);
     // The same of an exec, in a container that goes on.
@@ -69,7 +68,7 @@ fn a_removal_that_was_ordered_is_made_up_for() {
 fn an_exec_that_lives_on_ends_before_a_removal_is_made_up_for() {
     let found = ContainerRemains {
         execs: vec![("e".into(), Remains { lives: true, ..remains(EXEC) })],
-        ..alone(Remains { exit: Some((exit(3), 1)), auto_remove: true, ..remains(INIT) })
+        ..alone(Remains { exit: Some(exit(3)), auto_remove: true, ..remains(INIT) })
     };
     let (mut registry, adopted, effects) = taken_over(found, &[]);
     let (exec, container) = (adopted[0].instance, adopted[1].instance);

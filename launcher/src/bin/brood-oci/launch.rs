@@ -106,7 +106,7 @@ pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
     let record = wait(&forwarder, &spawned, console)?;
     runtime.messages.debug(&format!("process {}: ended with status {}", spawned.pid, record.status));
-    dir.process(INIT).write_exit(&record, None)?;
+    dir.process(INIT).write_exit(&record)?;
     if !args.keep {
         lifecycle::remove(runtime, &dir)?;
     }

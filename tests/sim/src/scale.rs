@@ -1,0 +1,1 @@
+//! The time of an event among a million containers.

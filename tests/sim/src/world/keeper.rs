@@ -62,9 +62,8 @@ impl Keeper {
 
 impl World {
     pub(super) fn keeper_turn(&mut self) {
-        if self.random.coin() && self.keeper.as_ref().is_some_and(Keeper::has_to_read) {
-            self.keeper_reads();
-        } else if !self.keeper_reaps() {
+        let reads_first = self.random.coin() && self.keeper.as_ref().is_some_and(Keeper::has_to_read);
+        if reads_first || !self.keeper_reaps() {
             self.keeper_reads();
         }
     }

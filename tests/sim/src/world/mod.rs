@@ -226,7 +226,7 @@ impl World {
             return turns.push((Turn::StartSupervisor, other));
         };
         if self.clients.have_commands() {
-            turns.extend((0..self.weather.clients).map(|client| Turn::Client(client)).map(|turn| (turn, client)));
+            turns.extend((0..self.weather.clients).map(|one| (Turn::Client(one), client)));
         }
         let tasks = supervisor.tasks.iter().enumerate().filter(|(_, task)| self.can_go_on(task));
         turns.extend(tasks.map(|(index, _)| (Turn::Task(index), other)));

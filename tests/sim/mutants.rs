@@ -40,8 +40,9 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "double_answer",
         file: "life.rs",
-        find: "for waiter in self.waiters.drain(..) {",
-        replace: "for waiter in self.waiters.clone() {",
+        find: "            effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));",
+        replace: "            effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));
+            effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));",
     },
     Mutant {
         name: "forgotten_waiters",

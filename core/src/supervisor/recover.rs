@@ -6,9 +6,9 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::rc::Rc;
 
+use brood_launcher::cgroup::Cgroups;
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
     StateRoot, is_namespace_init, now_ns, open_process,
@@ -74,9 +74,9 @@ fn execs_of(dir: &ContainerDir, id: &str) -> (Vec<ExecRemains>, bool) {
 
 /// Kills execs that run and had not been written down. The keeper, whose children they are now, reaps them. In a pid
 /// namespace of its own what a container orphans goes to its init process, so that they cannot be taken for that.
-fn end_half_made(cgroup: &Path, written_down: &HashSet<i32>) {
+fn end_half_made(cgroups: &Cgroups, written_down: &HashSet<i32>) {
     let Some(keeper) = rustix::process::getppid() else { return };
-    for stray in strays(cgroup, keeper, written_down) {
+    for stray in strays(cgroups, keeper, written_down) {
         // It may end by itself, at its next report.
         let _ = rustix::process::pidfd_send_signal(&stray, rustix::process::Signal::KILL);
     }
@@ -144,7 +144,7 @@ impl Supervisor {
         let (execs, half_made) = execs_of(&dir, &id);
         if half_made && leads_namespace {
             let pids = execs.iter().map(|(_, remains, _)| remains.process.pid);
-            end_half_made(&state.cgroup, &pids.chain([init.process.pid]).collect());
+            end_half_made(&state.cgroups, &pids.chain([init.process.pid]).collect());
         }
         let mut entries = Vec::new();
         let execs = execs.into_iter().map(|(name, remains, pidfd)| {

@@ -62,6 +62,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+fn panic_text(panic: &dyn std::any::Any) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+}
+
 /// Runs a seed; with its log if somebody wants to read it.
 #[must_use]
 pub fn world(seed: u64, weather: Option<Weather>, core: MakeCore, log: bool) -> World {
@@ -80,9 +85,14 @@ pub fn many(first: u64, lifecycles: u64, threads: usize, core: MakeCore) -> Resu
     let work = || {
         while locked(&failure).is_none() && locked(&tally).lifecycles < lifecycles {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            let world = world(seed, None, core, false);
-            locked(&tally).add(&world);
-            let Some(violation) = world.checker.violation else { continue };
+            let violation = match std::panic::catch_unwind(|| world(seed, None, core, false)) {
+                Ok(world) => {
+                    locked(&tally).add(&world);
+                    world.checker.violation
+                }
+                Err(panic) => Some(format!("the core panicked: {}", panic_text(&*panic))),
+            };
+            let Some(violation) = violation else { continue };
             let mut failure = locked(&failure);
             if failure.as_ref().is_none_or(|other| seed < other.seed) {
                 *failure = Some(Failure { seed, violation });

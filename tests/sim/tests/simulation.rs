@@ -1,5 +1,7 @@
 //! A million lifecycles, and proof that the checker would have found something.
 
+#![expect(clippy::print_stdout, reason = "the figures of a test that passed")]
+
 use brood_sim::{cores, run};
 
 /// More with BROOD_SIM_LIFECYCLES, others with BROOD_SIM_FIRST.

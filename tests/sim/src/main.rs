@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use brood_sim::{cores, run};
+use brood_sim::{cores, run, scale};
 use clap::Parser;
 
 /// Simulates the pure core with clients, kernel, disk, faults and crashes, from a seed.
@@ -25,6 +25,9 @@ struct Arguments {
     /// Threads; by default as many as there are processors.
     #[arg(long)]
     threads: Option<usize>,
+    /// Instead, time the core among so many containers.
+    #[arg(long, value_name = "CONTAINERS", num_args = 1..)]
+    scale: Vec<usize>,
     /// A core that is broken on purpose, by its name in mutants.rs.
     #[arg(long)]
     mutant: Option<String>,
@@ -37,6 +40,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(name) => cores::broken(name).ok_or_else(|| anyhow::anyhow!("no such mutant: {name}"))?,
     };
     let mut out = std::io::stdout().lock();
+    if !arguments.scale.is_empty() {
+        writeln!(out, "{}", scale::HEAD)?;
+        arguments.scale.iter().try_for_each(|containers| writeln!(out, "{}", scale::measure(*containers)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(seed) = arguments.seed {
         let world = if arguments.shrink { run::shortest(seed, core).map(|(_, _, world)| world) } else { None };
         let world = world.unwrap_or_else(|| run::world(seed, None, core, true));

@@ -2,7 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures of a test that passed")]
 
-use brood_sim::{cores, run};
+use brood_sim::{cores, run, scale};
 
 /// More with BROOD_SIM_LIFECYCLES, others with BROOD_SIM_FIRST.
 const LIFECYCLES: u64 = 1_000_000;
@@ -57,4 +57,10 @@ fn a_seed_is_one_history() {
         .map(|()| (0..50).map(|seed| run::world(seed, None, cores::real, true).log().join("\n")).collect::<Vec<_>>());
     assert!(logs[0] == logs[1]);
     assert!(logs[0][0] != logs[0][1]);
+}
+
+/// The figures are printed, not judged; that nothing is left is.
+#[test]
+fn a_large_node_is_counted_to_its_last_container() {
+    println!("{}\n{}", scale::HEAD, scale::measure(50_000));
 }

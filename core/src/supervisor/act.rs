@@ -139,7 +139,7 @@ impl Supervisor {
     fn strike_off(&self, instance: Instance) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
-        if let Err(error) = record.files.dir.remove_pid() {
+        if let Err(error) = record.files.dir.strike_off() {
             tracing::error!(container = record.files.id, process = record.files.name, %error, "pid file");
         }
     }

@@ -17,6 +17,9 @@ struct PidFile {
     auto_remove: bool,
 }
 
+/// The `pid` file of a process whose creation failed.
+const STRUCK_OFF: &str = "struck-off";
+
 /// The folder of one process.
 #[derive(Clone, Debug)]
 pub struct ProcessDir(PathBuf);
@@ -80,13 +83,19 @@ impl ProcessDir {
         read_json(&self.0.join("pid")).map(|PidFile { record, auto_remove }| (record, auto_remove))
     }
 
-    /// Removes `pid`: the process counts as never cloned.
+    /// Puts `pid` aside: from here on the process counts as half made, though it was cloned.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn remove_pid(&self) -> Result<()> {
+    pub fn strike_off(&self) -> Result<()> {
         let path = self.0.join("pid");
-        std::fs::remove_file(&path).map_err(at(&path))
+        std::fs::rename(&path, self.0.join(STRUCK_OFF)).map_err(at(&path))
+    }
+
+    /// Whether there ever was a process.
+    #[must_use]
+    pub fn was_cloned(&self) -> bool {
+        ["pid", STRUCK_OFF].iter().any(|name| self.0.join(name).exists())
     }
 
     /// Writes `exit`.
@@ -122,7 +131,7 @@ impl ProcessDir {
 
     /// Removes the files that nearly always are all, without listing the folder first. True when it is gone.
     pub(super) fn remove_known(&self) -> bool {
-        for name in ["process.json", "pid", "exit", "stdout", "stderr"] {
+        for name in ["process.json", "pid", STRUCK_OFF, "exit", "stdout", "stderr"] {
             let _ = std::fs::remove_file(self.0.join(name));
         }
         std::fs::remove_dir(&self.0).is_ok()

@@ -475,8 +475,9 @@ mod tests {
             let record = exec.record_pid(std::process::id() as i32, auto_remove).unwrap();
             assert_eq!(exec.read_pid().unwrap(), record);
             assert_eq!(exec.read_pid_and_removal().unwrap(), (record, auto_remove));
-            exec.remove_pid().unwrap();
+            exec.strike_off().unwrap();
             exec.read_pid().unwrap_err();
+            assert!(exec.was_cloned());
         }
         dir.remove().unwrap();
         dir.remove().unwrap();

@@ -1,6 +1,6 @@
 //! Connections: who gets one, and how it ends.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,20 +19,15 @@ use crate::socket;
 use crate::supervisor::Supervisor;
 
 /// Accepts for ever.
-pub(super) async fn accept(supervisor: Rc<Supervisor>, listener: UnixListener, tickets: Rc<Tickets>) {
-    let door = Rc::new(Door {
-        supervisor,
-        tickets,
-        commons: Commons::new(),
-        crowded: Complaint::default(),
-        foreign: Complaint::default(),
-    });
+pub(super) async fn accept(door: Door, listener: UnixListener) {
     let deaf = Complaint::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 deaf.is_over();
-                door.enter(stream);
+                if let Some(served) = door.admit(stream) {
+                    tokio::task::spawn_local(served);
+                }
             }
             Err(error) => {
                 // Out of descriptors, most likely: the connection waits in the backlog until there are some.
@@ -45,7 +40,8 @@ pub(super) async fn accept(supervisor: Rc<Supervisor>, listener: UnixListener, t
     }
 }
 
-struct Door {
+/// Where clients come in.
+pub struct Door {
     supervisor: Rc<Supervisor>,
     tickets: Rc<Tickets>,
     commons: Rc<Commons>,
@@ -54,14 +50,25 @@ struct Door {
 }
 
 impl Door {
-    fn enter(&self, stream: UnixStream) {
+    /// A door to this supervisor, whose clients hand over descriptors at this socket.
+    ///
+    /// # Errors
+    /// The socket cannot be put under the loop.
+    pub fn new(supervisor: &Rc<Supervisor>, stdio: OwnedFd) -> std::io::Result<Door> {
+        let tickets = Tickets::listen(stdio, supervisor.root().join(socket::STDIO))?;
+        let (commons, crowded, foreign) = (Commons::new(), Complaint::default(), Complaint::default());
+        Ok(Door { supervisor: supervisor.clone(), tickets, commons, crowded, foreign })
+    }
+
+    /// The service of one client, to its end; `None` when there is no place for it.
+    pub fn admit(&self, stream: UnixStream) -> Option<impl Future<Output = ()> + use<>> {
         let stranger = socket::peer(stream.as_fd());
         let pid = stranger.as_ref().map_or(0, |stranger| stranger.pid);
         let Some(seat) = self.commons.seats.admit(pid) else {
             if let Some(silent) = self.crowded.now() {
                 tracing::warn!(pid, silent, "too many connections; one is closed");
             }
-            return;
+            return None;
         };
         let bootstrap = match stranger {
             Ok(stranger) if stranger.allowed => Ok(()),
@@ -83,7 +90,7 @@ impl Door {
             Err(reason) => refusal(reason),
         };
         let (reader, writer) = stream.into_split();
-        tokio::task::spawn_local(serve(Link::new(reader, writer, &peer), peer, bootstrap));
+        Some(serve(Link::new(reader, writer, &peer), peer, bootstrap))
     }
 }
 

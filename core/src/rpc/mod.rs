@@ -32,10 +32,10 @@ use tokio::io::{BufReader, BufWriter};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
+pub use connection::Door;
 pub(crate) use convert::{exit_from, failure_from, labels_from};
 
 use crate::limits::RPC_TRAVERSAL_WORDS_MAX;
-use crate::socket;
 use crate::supervisor::Supervisor;
 
 /// Counts changes of the schema.
@@ -68,9 +68,9 @@ pub fn network(stream: UnixStream, side: Side) -> Network {
 /// # Errors
 /// A socket cannot be put under the loop.
 pub fn listen(supervisor: &Rc<Supervisor>, rpc: OwnedFd, stdio: OwnedFd) -> std::io::Result<()> {
-    let tickets = stdio::Tickets::listen(stdio, supervisor.root().join(socket::STDIO))?;
+    let door = Door::new(supervisor, stdio)?;
     rustix::io::ioctl_fionbio(&rpc, true)?;
     let listener = UnixListener::from_std(rpc.into())?;
-    tokio::task::spawn_local(connection::accept(supervisor.clone(), listener, tickets));
+    tokio::task::spawn_local(connection::accept(door, listener));
     Ok(())
 }

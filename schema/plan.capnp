@@ -12,7 +12,7 @@
 
 @0xdd16de76561e868d;
 
-const planVersion :UInt16 = 2;
+const planVersion :UInt16 = 3;
 # The only version that this file describes.
 
 using FdIndex = UInt16;
@@ -137,6 +137,22 @@ struct Target {
 
   noSymlinks @2 :Bool;
   # Refuse any symbolic link on the way (/proc and /sys: CVE-2019-19921, CVE-2023-27561).
+
+  noFollow @3 :Bool;
+  # A link in the last place is itself mounted over (option dest-nofollow).
+}
+
+struct HiddenPath {
+  # A path that is masked or made read-only; a missing one is fine.
+
+  path @0 :CString;
+  # Absolute, inside the container.
+
+  slot @1 :UInt16;
+  # The mount of this plan below which it lies; 0 when there is none.
+
+  below @2 :CString;
+  # The rest of the path, below that mount.
 }
 
 struct MountAttrs {
@@ -355,8 +371,12 @@ struct Step {
     rootPropagation @94 :UInt64;
     # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, perhaps with MS_REC, on the container's root.
 
-    attachRoot @10 :FdIndex;
-    # Attach a detached tree (open_tree(2), OPEN_TREE_CLONE) as the coming root.
+    attachRoot :group {
+      # Attach a detached tree as the coming root directory.
+      tree @10 :FdIndex;
+      place @104 :CString;
+      # Where: "/", or for hooks that look for it there, the root directory's path on the host.
+    }
 
     overlayRoot :group {
       # Make the coming root an overlay with an upper layer on a fresh tmpfs.
@@ -380,15 +400,31 @@ struct Step {
       attrs @18 :MountAttrs;
       copyUp @95 :Bool;
       # Fill it with a copy of what the target holds (option tmpcopyup).
+      slot @99 :UInt16;
+      # As what the child remembers the mount, for hidden paths below it; 0 for not at all.
     }
 
     mountTree :group {
-      # Attach a detached tree: a bind mount, its source opened before the clone.
+      # Attach a detached tree: a bind mount.
       index @19 :UInt16;
       # Position in config.json's mounts; 65535 for mounts of our own (devices).
       target @20 :Target;
-      tree @21 :FdIndex;
+      source :union {
+        opened @21 :FdIndex;
+        # From open_tree(2), before the clone.
+        container :group {
+          # A path of the container's, on what earlier steps have mounted there.
+          path @100 :CString;
+          # Absolute, inside the container.
+          recursive @101 :Bool;
+          # With all mounts below it (option rbind).
+          noFollow @102 :Bool;
+          # A link in the last place is meant itself (option src-nofollow).
+        }
+      }
       attrs @22 :MountAttrs;
+      slot @103 :UInt16;
+      # As with mountFilesystem.
     }
 
     remount :group {
@@ -425,11 +461,11 @@ struct Step {
     readonlyRoot @35 :Void;
     # Make the root mount read-only (root.readonly).
 
-    readonlyPath @36 :CString;
-    # Bind the path upon itself, read-only; a missing path is fine (linux.readonlyPaths).
+    readonlyPath @36 :HiddenPath;
+    # Bind the path upon itself, read-only (linux.readonlyPaths).
 
-    maskPath @37 :CString;
-    # Hide a path; a missing one is fine (linux.maskedPaths).
+    maskPath @37 :HiddenPath;
+    # Hide a path (linux.maskedPaths).
 
     umask @38 :UInt32;
     # umask(2)

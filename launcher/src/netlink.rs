@@ -21,6 +21,15 @@ const KEPT_ATTRIBUTES: [u16; 3] = [libc::IFA_ADDRESS, libc::IFA_LOCAL, libc::IFA
 /// A socket in the network namespace in which it was opened.
 pub(crate) struct Netlink(OwnedFd);
 
+/// A device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// In its network namespace.
+    pub index: u32,
+    /// Whether it is set up.
+    pub up: bool,
+}
+
 /// An address of a device, as it is added again: `struct ifaddrmsg` and attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -35,13 +44,15 @@ impl Netlink {
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map(Netlink)
     }
 
-    /// The index of the device of this name.
-    pub(crate) fn index(&self, name: &[u8]) -> Result<u32, Errno> {
+    /// The device of this name.
+    pub(crate) fn find(&self, name: &[u8]) -> Result<Link, Errno> {
         let mut body = link(0, 0, 0);
         push(&mut body, libc::IFLA_IFNAME, &[name, &[0]].concat());
         let replies = self.ask(libc::RTM_GETLINK, libc::NLM_F_ACK, &body)?;
         let reply = replies.iter().find(|(kind, _)| *kind == libc::RTM_NEWLINK).ok_or(Errno::NODEV)?;
-        u32_at(&reply.1, 4).ok_or(Errno::PROTO)
+        let (index, flags) = (u32_at(&reply.1, 4), u32_at(&reply.1, 8));
+        let (index, flags) = index.zip(flags).ok_or(Errno::PROTO)?;
+        Ok(Link { index, up: flags & libc::IFF_UP as u32 != 0 })
     }
 
     /// Sets the device up or down.
@@ -193,7 +204,7 @@ mod tests {
     #[test]
     fn the_loopback_device_is_the_first() {
         let netlink = Netlink::open().unwrap();
-        assert_eq!(netlink.index(b"lo"), Ok(1));
-        assert_eq!(netlink.index(b"no-such-device"), Err(Errno::NODEV));
+        assert_eq!(netlink.find(b"lo").map(|link| link.index), Ok(1));
+        assert_eq!(netlink.find(b"no-such-device"), Err(Errno::NODEV));
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::netlink::Netlink;
+use crate::netlink::{Link, Netlink};
 use crate::plan::{IdMaps, NetDevice, Plan};
 use crate::spawn::{SpawnError, failed};
 use crate::sys;
@@ -72,13 +72,17 @@ impl Child<'_> {
             let failed = |what: &'static str| {
                 move |errno| SpawnError::new(format!("linux.netDevices.{}: {what}", name.to_string_lossy()), errno)
             };
-            let index = here.index(name.to_bytes()).map_err(failed("find the device"))?;
+            let Link { index, up } = here.find(name.to_bytes()).map_err(failed("find the device"))?;
             let addresses = here.addresses(index).map_err(failed("list its addresses"))?;
             // A device that is up cannot be renamed.
             here.set_up(index, false).map_err(failed("set it down"))?;
             let namespace = theirs.as_raw_fd() as u32;
-            here.move_to(index, namespace, new_name.to_bytes()).map_err(failed("move it"))?;
-            let index = there.index(new_name.to_bytes()).map_err(failed("find it in the container"))?;
+            here.move_to(index, namespace, new_name.to_bytes()).map_err(|errno| {
+                // It stays with us, as it was.
+                let _ = if up { here.set_up(index, true) } else { Ok(()) };
+                failed("move it")(errno)
+            })?;
+            let Link { index, .. } = there.find(new_name.to_bytes()).map_err(failed("find it in the container"))?;
             for address in &addresses {
                 there.add_address(index, address).map_err(failed("give it its address again"))?;
             }

@@ -148,6 +148,10 @@ ops! {
     SendListener = 42, "send the listener to linux.seccomp.listenerPath";
     /// `TCSETS`.
     TerminalModes = 43, "set the terminal's modes";
+    /// Opening the source of a bind mount that earlier steps have mounted.
+    Source = 44, "open the source inside the container";
+    /// The destination of a mount is the root.
+    OnRoot = 45, "mount on top of the root";
 }
 
 impl Report {

@@ -96,7 +96,10 @@ impl Host {
         let parent_done = done.as_ref().map(|(read, _)| read.as_fd());
         let ignored_signals = self.ignored_signals;
         let keep = kept_numbers(plan, fds, proc, parent_done);
-        let birth = Birth { plan, fds, keep: &keep, programs: &programs, proc, parent_done, ignored_signals };
+        let mut mounts = room_for_mounts(plan);
+        let remembered = &mut mounts[..];
+        let birth =
+            Birth { plan, fds, keep: &keep, programs: &programs, proc, parent_done, ignored_signals, remembered };
         let (spawned, returned) = match plan.user_namespace {
             Some(user) => {
                 let user = fd(user).ok_or(Errno::BADF).map_err(failed("user namespace"))?;
@@ -239,6 +242,15 @@ impl Room {
 
 fn out_of_the_way(fd: BorrowedFd<'_>, plan: &Plan) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(fd, FIRST_OTHER_FD + plan.preserve.len() as i32)
+}
+
+/// Empty, and as large as the plan's slots ask for.
+fn room_for_mounts(plan: &Plan) -> Vec<Option<OwnedFd>> {
+    let slots = plan.steps.iter().filter_map(|step| match step {
+        Step::MountFilesystem { slot, .. } | Step::MountTree { slot, .. } => *slot,
+        _ => None,
+    });
+    std::iter::repeat_with(|| None).take(slots.max().map_or(0, |slot| usize::from(slot.get()))).collect()
 }
 
 /// The arguments and environments of all programs that the child executes, in the order of its steps.

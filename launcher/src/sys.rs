@@ -208,6 +208,18 @@ pub fn reset_signals(ignored: u64) {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
 }
 
+/// Ends this process at the signals by which somebody asks it to end. As the first process of a pid namespace it would not
+/// even receive them by default (pid_namespaces(7)). In force until the exec.
+pub fn end_when_asked() {
+    extern "C" fn end(signal: c_int) {
+        exit_now(128 + signal);
+    }
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the handler makes one system call, which does not return.
+        unsafe { libc::signal(signal, end as *const () as libc::sighandler_t) };
+    }
+}
+
 /// setrlimit(2) by number, so that limits newer than the library's list work.
 ///
 /// # Errors

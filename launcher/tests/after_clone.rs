@@ -87,7 +87,7 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     let spec = spec(bundle, config);
     let state = ContainerState { id: if park { "parked" } else { "run" }.into(), ..ContainerState::default() };
     let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(&state).unwrap();
-    let rich = Rich::build(&spec, bundle, state, park.then(|| dir.start_socket().listen().unwrap()));
+    let rich = Rich::build(false, &spec, bundle, state, park.then(|| dir.start_socket().listen().unwrap()));
     let Rich { launch: Launch { mut plan, fds, .. }, status, console } = rich;
     let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
     drop(fds);

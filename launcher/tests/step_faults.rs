@@ -4,37 +4,28 @@
 
 #![expect(clippy::print_stdout, reason = "a test program without a harness")]
 
+mod faults;
 mod rich;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use brood_launcher::plan::{
-    CapabilitySets, ExecOptions, FdIndex, Hook, HookKind, Launch, MountAttrs, Namespace, NamespaceKind, Plan, Rlimit,
-    Scheduler, SecurityModule, StateText, Step, Target, TargetKind, build_exec,
+    CapabilitySets, ExecOptions, FdIndex, HiddenPath, Hook, HookKind, Launch, MountAttrs, Namespace, NamespaceKind,
+    Plan, Rlimit, Scheduler, SecurityModule, StateText, Step, Target, TargetKind, TreeSource, build_exec,
 };
-use brood_launcher::report::{REPORT_LEN, Report};
-use brood_launcher::spawn::{Host, SpawnError, Spawned};
+use brood_launcher::report::Report;
+use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerDir, ContainerState, Kept, StateRoot};
-use brood_launcher::sys;
 use oci_spec::runtime::Spec;
-use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::net::Shutdown;
 
+use crate::faults::{FAILED, Traces, assert_failed, no_namespace, own_mounts, read, reap, reap_killed};
 use crate::rich::{Rich, bundle, joined_namespaces, spec, stdio, user_namespace};
 
 /// No plan has as many descriptors.
 const MISSING: FdIndex = FdIndex(u16::MAX);
-
-/// What a child ends with that did not come to its execve.
-const FAILED: i32 = 125;
-
-/// Made by the launching process, not by the child.
-const START_SOCKET: &str = "start.sock";
 
 /// A word of the message, and what makes the cloning process fail.
 type Fault = (&'static str, fn(&mut Plan));
@@ -85,16 +76,6 @@ fn main() {
     println!("test result: ok. 1 passed; 0 failed");
 }
 
-/// A mount namespace in which nobody else mounts anything, and to which whatever a child mounts would spread that forgot to
-/// cut itself off.
-fn own_mounts() {
-    sys::unshare(libc::CLONE_NEWNS).unwrap();
-    let root = fs::File::open("/").unwrap();
-    for propagation in [libc::MS_PRIVATE, libc::MS_SHARED] {
-        sys::mount_setattr(root.as_fd(), true, 0, 0, propagation).unwrap();
-    }
-}
-
 /// A configuration and where it is tried.
 struct World<'a> {
     bundle: &'a Path,
@@ -108,7 +89,7 @@ impl World<'_> {
         // That of the launch before.
         self.dir.start_socket().remove();
         let socket = self.park.then(|| self.dir.start_socket().listen().unwrap());
-        Rich::build(&self.spec, self.bundle, container.clone(), socket)
+        Rich::build(false, &self.spec, self.bundle, container.clone(), socket)
     }
 
     fn between_any_two_steps(&self, container: &ContainerState) -> usize {
@@ -254,91 +235,24 @@ impl World<'_> {
     }
 }
 
-/// The child's last record; its hooks are answered on the way.
-fn read(status: &OwnedFd) -> Option<Report> {
-    let (mut last, mut bytes) = (None, [0; REPORT_LEN]);
-    loop {
-        match rustix::io::read(status, &mut bytes) {
-            Ok(0) | Err(Errno::CONNRESET) => return last,
-            Ok(length) => assert_eq!(length, REPORT_LEN),
-            Err(errno) => panic!("{errno}"),
-        }
-        last = Report::decode(bytes);
-        if last == Some(Report::RuntimeHooks) {
-            // Refused where the answer is that there will be none.
-            let _ = rustix::net::send(status, &[1], SendFlags::NOSIGNAL);
-        }
-    }
-}
-
-fn assert_failed(report: Option<Report>, expected: usize, what: &str) {
-    let Some(Report::Failed { step, .. }) = report else { panic!("{what}: {report:?}") };
-    assert_eq!(usize::from(step), expected, "{what}: {report:?}");
-}
-
-fn reap(spawned: &Spawned) -> Option<i32> {
-    let ended = rustix::process::waitid(WaitId::PidFd(spawned.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
-    ended.unwrap().exit_status()
-}
-
-fn reap_killed(error: &SpawnError) {
-    for killed in &error.killed {
-        rustix::process::waitid(WaitId::PidFd(killed.as_fd()), WaitIdOptions::EXITED).unwrap();
-    }
-}
-
-/// What a launch could leave behind.
-#[derive(Debug, PartialEq, Eq)]
-struct Traces {
-    mounts: String,
-    descriptors: usize,
-    files: Vec<String>,
-    children: String,
-}
-
-impl Traces {
-    fn look(dir: &ContainerDir) -> Traces {
-        let mut files: Vec<String> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != START_SOCKET)
-            .collect();
-        files.sort();
-        Traces {
-            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap(),
-            descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
-            files,
-            // With those that ended and were not reaped; a container that execs go into is the same before and after.
-            children: fs::read_to_string("/proc/thread-self/children").unwrap(),
-        }
-    }
-
-    fn assert_same(&self, dir: &ContainerDir, what: &str) {
-        let found = Traces::look(dir);
-        let more: Vec<&str> = found.mounts.lines().filter(|line| !self.mounts.contains(line)).collect();
-        assert_eq!(more, Vec::<&str>::new(), "{what}: mounts");
-        assert_eq!(found.children, self.children, "{what}: processes");
-        assert_eq!(found, *self, "{what}");
-    }
-}
-
-fn no_namespace() -> Step {
-    // The first descriptor of every plan is where its reports go.
-    Step::JoinNamespace(Namespace { kind: NamespaceKind::Uts, fd: FdIndex(0) })
-}
-
 fn text(text: &str) -> CString {
     CString::new(text).unwrap()
 }
 
 fn target(path: &str) -> Target {
-    Target { path: text(path), kind: TargetKind::Directory, no_symlinks: false }
+    Target { path: text(path), kind: TargetKind::Directory, no_symlinks: false, no_follow: false }
+}
+
+fn hidden(path: &str) -> HiddenPath {
+    HiddenPath { path: text(path), slot: None, below: text("") }
 }
 
 /// Each kind of step in a form, or at a place, that makes it fail.
 fn spoiled() -> Vec<(Place, Step)> {
     use Place::{Early, Late, Mounted};
     let attrs = MountAttrs::default();
+    let of_container = |path| TreeSource::Container { path: text(path), recursive: true, no_follow: false };
+    let (missing, nowhere, everything) = (TreeSource::Opened(MISSING), of_container("/nowhere"), of_container("/"));
     let state = StateText { parts: vec![b"{}".to_vec()] };
     let hook = Hook {
         kind: HookKind::CreateContainer,
@@ -362,13 +276,13 @@ fn spoiled() -> Vec<(Place, Step)> {
         (Early, Step::CpuAffinity(vec![0])),
         (Early, Step::MemoryPolicy { mode: 99, nodes: Vec::new() }),
         (Early, Step::Label { module: SecurityModule::Selinux, text: text("no:such:label") }),
-        (Early, Step::AttachRoot { tree: MISSING }),
+        (Early, Step::AttachRoot { tree: MISSING, place: text("/") }),
         (Early, Step::OverlayRoot { lower: MISSING, upper_size: text("") }),
         (Early, Step::PivotRoot),
         (Early, Step::MoveRoot),
         (Early, Step::ReadonlyRoot),
-        (Early, Step::ReadonlyPath(text("/proc"))),
-        (Early, Step::MaskPath(text("/proc"))),
+        (Early, Step::ReadonlyPath(hidden("/proc"))),
+        (Early, Step::MaskPath(hidden("/proc"))),
         (Early, Step::OomScoreAdj(5000)),
         (Early, Step::Rlimit(Rlimit { resource: 999, soft: 1, hard: 1 })),
         (Early, Step::Terminal { socket: MISSING, rows: 0, columns: 0, uid: 0, keep_line_ends: false, console: true }),
@@ -386,9 +300,12 @@ fn spoiled() -> Vec<(Place, Step)> {
                 parameters: Vec::new(),
                 attrs,
                 copy_up: false,
+                slot: None,
             },
         ),
-        (Mounted, Step::MountTree { index: 0, target: target("/job"), tree: MISSING, attrs }),
+        (Mounted, Step::MountTree { index: 0, target: target("/job"), source: missing, attrs, slot: None }),
+        (Mounted, Step::MountTree { index: 0, target: target("/job"), source: nowhere, attrs, slot: None }),
+        (Mounted, Step::MountTree { index: 0, target: target("/"), source: everything, attrs, slot: None }),
         (Mounted, Step::Remount { index: 0, target: target("/nowhere"), attrs }),
         (
             Mounted,

@@ -14,6 +14,7 @@
 //! - [`client`], [`podman`], [`buildah`], [`containerd`]: private instances of what calls an OCI runtime in earnest;
 //! - [`world`]: what of a test is left on the machine: mounts, cgroups, processes, files, descriptors;
 //! - [`procfs`] and [`waiting`]: what the above read and how they wait;
+//! - [`guest`]: for tests that ask for another kernel than the host's;
 //! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
 //! - [`wire`]: a client of the RPC that keeps to no rule;
@@ -32,6 +33,7 @@ pub mod container;
 pub mod containerd;
 pub mod daemon;
 pub mod face;
+pub mod guest;
 pub mod podman;
 pub mod procfs;
 pub mod racer;

@@ -115,6 +115,29 @@ fn a_created_container_has_had_its_first_hooks_and_not_its_last() {
     assert_eq!(kinds(), HOST_KINDS);
 }
 
+/// Hooks that set up libraries and devices enter the mount namespace and look for the root by its path on the host, or begin
+/// in it (runc's hooks_so.bats, NVIDIA's container toolkit).
+#[test]
+fn hooks_reach_the_root_by_its_name_and_from_their_directory() {
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        let rootfs = bundle.rootfs();
+        fs::create_dir(rootfs.join("mnt")).unwrap();
+        let enter = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); exec nsenter --mount --target $pid";
+        let mount = format!("{enter} mount -t tmpfs of-the-hook {}/mnt", rootfs.display());
+        let path = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+        bundle.config["hooks"]["createRuntime"] =
+            json!([{ "path": "/bin/sh", "args": ["sh", "-c", mount], "env": path }]);
+        bundle.config["hooks"]["createContainer"] =
+            json!([{ "path": "/bin/sh", "args": ["sh", "-c", "pwd > mnt/directory"], "env": path }]);
+        bundle.sh("grep -c of-the-hook /proc/self/mounts; cat /mnt/directory");
+        let output = face.run(&sandbox, &bundle).ok();
+        assert_eq!(output, format!("1\n{}\n", rootfs.display()), "{face:?}");
+        assert_eq!(fs::read_dir(rootfs.join("mnt")).unwrap().count(), 0, "{face:?}: the host's has nothing of it");
+    }
+}
+
 /// `poststop` hooks run even for a container that came to nothing, if its first hooks have run.
 #[test]
 fn a_failing_hook_ends_the_container_and_is_named() {

@@ -53,6 +53,35 @@ fn state_after_the_init_process_has_died() {
     container.call(&["delete"]).ok();
 }
 
+/// Signal 0 asks and sends nothing; with the obsolete `--all` a stopped container is no error (runc's kill.bats).
+#[test]
+fn signal_0_only_asks() {
+    let container = Container::long_lived().up();
+    let ask = |options: &[&str]| container.oci(&["kill"]).args(options).args([&container.id, "0"]).run();
+    ask(&[]).ok();
+    ask(&["--all"]).ok();
+    assert_eq!(container.status(), "running");
+    container.end();
+    assert!(ask(&[]).one_line_error().contains("container not running"));
+    ask(&["--all"]).ok();
+    container.call(&["delete"]).ok();
+}
+
+/// As the first process of its pid namespace a container that waits for its start would not even receive them.
+#[test]
+fn a_created_container_ends_when_it_is_asked_to() {
+    for signal in ["HUP", "INT", "QUIT", "TERM"] {
+        let container = Container::long_lived();
+        container.create();
+        let pid = container.pid();
+        container.oci(&["kill", &container.id, signal]).run().ok();
+        waiting::gone(pid);
+        assert_eq!(container.status(), "stopped", "{signal}");
+        container.call(&["start"]).one_line_error();
+        container.call(&["delete"]).ok();
+    }
+}
+
 #[test]
 fn start_is_for_created_containers_only() {
     let container = Container::long_lived().up();

@@ -185,7 +185,6 @@ fn options_that_cannot_be() {
     if !oracle() {
         refused(|bundle| bind_data(bundle, &["bind", "mode=755"]), &["mounts[6].options", "filesystem-specific"]);
         refused(|bundle| bind_data(bundle, &["bind", "tmpcopyup"]), &["mounts[6].options", "tmpcopyup"]);
-        refused(|bundle| bind_data(bundle, &["bind", "dest-nofollow"]), &["mounts[6].options", "dest-nofollow"]);
     }
     let label = |bundle: &mut Bundle| bundle.config["linux"]["mountLabel"] = json!("system_u:object_r:x_t:s0");
     if !std::path::Path::new("/sys/fs/selinux/enforce").exists() && !oracle() {
@@ -266,6 +265,9 @@ fn propagation_of_the_root_holds_for_binds_without_their_own() {
     assert_eq!(propagates("rprivate", &["rbind"]), (false, false));
     assert_eq!(propagates("rslave", &["rbind"]), (false, true));
     assert_eq!(propagates("rshared", &["rbind"]), (true, true));
+    // Without a word about it, as with runc.
+    assert_eq!(propagates("", &["rbind"]), (false, true));
+    assert_eq!(propagates("", &["rbind", "rprivate"]), (false, false));
 }
 
 #[test]

@@ -2,17 +2,22 @@
 //!
 //! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test network_devices` asks the same of runc 1.4 and newer.
 
-use brood_tests::{Bundle, Cmd, Face, Sandbox, binaries, config};
+use brood_tests::{Bundle, Cmd, Face, Sandbox, binaries, config, guest};
 use serde_json::{Value, json};
 
-/// Makes the devices and becomes the runtime. What is left on the host is printed after its end.
-const HOST: &str = "ip link add bt0 type veth peer name bt1 && ip addr add 10.9.8.7/24 dev bt0 && \
-    ip -6 addr add fd00:9::7/64 dev bt0 nodad && ip link set bt0 up && ip link set bt1 up || exit 99
-\"$@\"; status=$?; ip -o link; exit $status";
+/// Makes the device of the first argument, gives it addresses, and becomes the runtime. What is left on the host is
+/// printed after its end.
+const HOST: &str = "ip link add bt0 type $1 && ip addr add 10.9.8.7/24 dev bt0 && \
+    ip -6 addr add fd00:9::7/64 dev bt0 nodad && ip link set bt0 up || exit 99
+if ip link show bt1 > /dev/null 2>&1; then ip link set bt1 up; fi
+shift; \"$@\"; status=$?; ip -o link; exit $status";
 
-fn on_host(face: Face, sandbox: &Sandbox, bundle: &Bundle) -> Cmd {
+/// A device with a peer that stays behind.
+const PAIR: &str = "veth peer name bt1";
+
+fn on_host(face: Face, sandbox: &Sandbox, bundle: &Bundle, kind: &str) -> Cmd {
     bundle.write();
-    let host = sandbox.command("unshare").args(["--net", "sh", "-c", HOST, "sh"]);
+    let host = sandbox.command("unshare").args(["--net", "sh", "-c", HOST, "sh", kind]);
     let id = sandbox.id("box");
     match face {
         Face::Brood => host.arg(binaries::brood()).arg("--root").arg(sandbox.root()).args(["run", "--name", &id]),
@@ -24,12 +29,23 @@ fn on_host(face: Face, sandbox: &Sandbox, bundle: &Bundle) -> Cmd {
 
 /// Runs a script in a container with these devices, and gives what it and the host printed.
 fn run(face: Face, edit: impl Fn(&mut Bundle), script: &str, devices: &Value) -> (Sandbox, brood_tests::Output) {
+    run_with(PAIR, face, edit, script, devices)
+}
+
+/// The same with another kind of device.
+fn run_with(
+    kind: &str,
+    face: Face,
+    edit: impl Fn(&mut Bundle),
+    script: &str,
+    devices: &Value,
+) -> (Sandbox, brood_tests::Output) {
     let sandbox = Sandbox::new();
     let mut bundle = Bundle::busybox(&sandbox, "bundle");
     bundle.sh(script);
     bundle.config["linux"]["netDevices"] = devices.clone();
     edit(&mut bundle);
-    let output = on_host(face, &sandbox, &bundle).run();
+    let output = on_host(face, &sandbox, &bundle, kind).run();
     (sandbox, output)
 }
 
@@ -51,6 +67,18 @@ fn a_device_moves_with_its_addresses_and_gets_its_new_name() {
     for &face in Face::all() {
         let edit = |bundle: &mut Bundle| config::add_namespace(&mut bundle.config, "network");
         let (_sandbox, output) = run(face, edit, SHOW, &json!({ "bt0": { "name": "eth7" } }));
+        assert_moved(face, output);
+    }
+}
+
+/// The kind that other runtimes' suites use, and few machines that test can load.
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn a_dummy_device_moves() {
+    guest::load_module("dummy");
+    for &face in Face::all() {
+        let edit = |bundle: &mut Bundle| config::add_namespace(&mut bundle.config, "network");
+        let (_sandbox, output) = run_with("dummy", face, edit, SHOW, &json!({ "bt0": { "name": "eth7" } }));
         assert_moved(face, output);
     }
 }

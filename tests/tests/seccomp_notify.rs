@@ -83,6 +83,25 @@ fn every_process_has_a_listener_and_the_hosts_pid() {
     container.call(&["delete"]).ok();
 }
 
+/// Whoever listens hears of a container when it is created, and not only when it is started.
+#[test]
+fn the_listener_comes_with_the_creation() {
+    for no_new_privileges in [true, false] {
+        let sandbox = Sandbox::new();
+        let socket = sandbox.path("agent.sock");
+        let agent = Agent::listen(&socket, REFUSED);
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        notify(&mut bundle, &socket, &["mkdir"]);
+        bundle.config["process"]["noNewPrivileges"] = no_new_privileges.into();
+        bundle.write();
+        let container = Container { id: sandbox.id("box"), bundle, sandbox };
+        container.create();
+        assert_eq!(agent.state()["pid"], container.pid());
+        assert_eq!(container.status(), "created");
+        container.call(&["delete", "--force"]).ok();
+    }
+}
+
 #[test]
 fn nobody_listens() {
     for &face in Face::all() {

@@ -118,6 +118,61 @@ fn a_proc_exchanged_for_a_link_stays_inside() {
     raced("proc", |_| (), "echo up", "up\n");
 }
 
+/// Whoever may rename the image's /proc moves the mount with it, while masks and read-only paths are put below that name:
+/// they go where the mount is. The shell holds the mounted directory, whatever it is called by then.
+#[test]
+fn a_proc_that_is_renamed_once_mounted_stays_masked() {
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: others look for the masked paths by name");
+        return;
+    }
+    let script = "cd /; until cd proc && [ -d self ] || { cd ../decoy && [ -d self ]; }; do cd ..; done 2> /dev/null
+        for file in keys timer_list; do [ -c $file ] || echo $file is not masked; done
+        { echo > sys/kernel/domainname; } 2> /dev/null && echo sys is writable; echo up";
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        bundle.sh(script);
+        assert_eq!(face.run(&sandbox, &bundle).ok(), "up\n", "{face:?}");
+        let (proc, decoy) = (bundle.rootfs().join("proc"), bundle.rootfs().join("decoy"));
+        fs::create_dir(&decoy).unwrap();
+        let racer = Racer::exchanging(&proc, &decoy);
+        let mut good = 0;
+        for _ in 0..STARTS {
+            let output = face.run(&sandbox, &bundle);
+            assert!(output.code() != 0 || output.stdout == "up\n", "{face:?}: {output}");
+            good += usize::from(output.code() == 0);
+        }
+        racer.stop();
+        eprintln!("{face:?}: {good} of {STARTS} started");
+        assert!(good > 0, "{face:?}: not one of {STARTS} started");
+    }
+}
+
+/// A masked or read-only path below a mount, by way of a link that leads out of it: it is what the link means.
+#[test]
+fn a_hidden_path_by_way_of_a_link_out_of_its_mount() {
+    host_stays(
+        |bundle, outside| {
+            fs::write(bundle.rootfs().join("etc/secret"), "secret\n").unwrap();
+            fs::create_dir(bundle.rootfs().join("kept")).unwrap();
+            let volume = bundle.path().join("volume");
+            fs::create_dir(&volume).unwrap();
+            for (name, to) in [("secret", "/etc/secret"), ("kept", "../kept"), ("out", outside.to_str().unwrap())] {
+                symlink(to, volume.join(name)).unwrap();
+            }
+            let mount = json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["bind"] });
+            config::add_mount(&mut bundle.config, mount);
+            for path in ["/volume/secret", "/volume/out/precious"] {
+                config::push(&mut bundle.config["linux"]["maskedPaths"], json!(path));
+            }
+            config::push(&mut bundle.config["linux"]["readonlyPaths"], json!("/volume/kept"));
+            bundle.sh("cat /etc/secret; touch /kept/new 2> /dev/null || echo kept");
+        },
+        |output| assert_eq!((output.code(), output.stdout.as_str()), (0, "kept\n"), "{output}"),
+    );
+}
+
 /// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642, CVE-2025-54867: an image's /proc or /sys that is a link, wherever it
 /// leads, is refused: what is masked by its name would be somewhere else.
 #[test]

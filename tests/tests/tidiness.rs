@@ -32,6 +32,16 @@ fn no_tabs() {
 }
 
 #[test]
+fn only_the_guest_runs_what_is_ignored() {
+    // `tests/guest/run` runs whatever is ignored: with another reason it would be lost, or run where it does not belong.
+    let (mark, reason) = (["#[", "ignore"].concat(), " = \"runs in the guest: tests/guest/run\"]");
+    complain(|text| {
+        let other = text.match_indices(&mark).any(|(at, _)| !text[at + mark.len()..].starts_with(reason));
+        other.then(|| format!("contains {mark}] with another reason than{reason}"))
+    });
+}
+
+#[test]
 fn unsafe_code_is_declared() {
     let keyword = ["unsafe"].concat();
     let blocks = [" {", " fn ", " impl ", " extern "].map(|next| format!("{keyword}{next}"));

@@ -81,6 +81,26 @@ fn the_namespaces_of_a_pod_are_joined() {
     }
 }
 
+/// `idmap` without maps: those of the user namespace that the container joins.
+#[test]
+fn a_mount_has_the_maps_of_a_joined_user_namespace() {
+    for &face in Face::all() {
+        let sandbox = Sandbox::new();
+        let pod = Pod::up(&sandbox, &["--net", "--ipc", "--uts"]);
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        join(&mut bundle, &pod);
+        let volume = bundle.path().join("volume");
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("file"), "").unwrap();
+        chown(volume.join("file"), Some(3), Some(4)).unwrap();
+        let mount = json!({ "destination": "/volume", "type": "bind", "source": volume, "options": ["bind", "idmap"] });
+        config::add_mount(&mut bundle.config, mount);
+        bundle.sh("stat -c '%u %g' /volume/file");
+        assert_eq!(face.run(&sandbox, &bundle).ok(), "3 4\n", "{face:?}");
+        pod.end();
+    }
+}
+
 #[test]
 fn namespaces_of_the_host_are_joined_beside_one() {
     for face in Face::all() {

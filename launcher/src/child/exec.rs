@@ -33,6 +33,10 @@ impl<'a> Child<'a> {
     /// whoever starts the container learns whether execve succeeded, even if they did not create it.
     pub(super) fn park(&mut self, socket: FdIndex) -> Done {
         let socket = self.fd(socket)?;
+        if rustix::process::getpid().is_init() {
+            // As with runc: a created container can be ended by the signals that end a process.
+            sys::end_when_asked();
+        }
         self.report(Report::Ready);
         if let Some(status) = self.report_to.take() {
             // The creator sees end of file. The descriptor's number must not come back as something else that we use,

@@ -1,44 +1,46 @@
 //! Masked and read-only paths of `/proc` and `/sys`.
 
-use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
 
-use super::mount::{attach, new_filesystem};
-use super::target::open_inside;
+use super::mount::{attach, clone_mount, new_filesystem};
+use super::target::{open_beneath, open_inside};
 use super::{Child, Done, During, Failure};
+use crate::plan::{HiddenPath, Slot};
 use crate::report::Op;
 use crate::sys;
 
-/// A copy of the mount (from this object downwards) that can be attached elsewhere.
-fn clone_mount(object: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Failure> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    rustix::mount::open_tree(object, c"", flags).during(Op::CloneMount)
-}
-
 impl Child<'_> {
     /// Opens a path that may be missing.
-    fn open_optional(&self, path: &CStr) -> Result<Option<OwnedFd>, Failure> {
-        match open_inside(self.root()?, path, OFlags::empty(), false) {
+    fn open_optional(&self, hidden: &HiddenPath) -> Result<Option<OwnedFd>, Failure> {
+        let found = match self.remembered(hidden.slot) {
+            None => open_inside(self.root()?, &hidden.path, OFlags::empty(), false),
+            Some(mount) => match open_beneath(mount, &hidden.below) {
+                // By way of a link that leads out of the mount. Those of procfs and sysfs do not.
+                Err(Errno::XDEV) => open_inside(self.root()?, &hidden.path, OFlags::empty(), false),
+                found => found,
+            },
+        };
+        match found {
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             result => result.map(Some).during(Op::Resolve),
         }
     }
 
-    pub(super) fn readonly_path(&self, path: &CStr) -> Done {
+    fn remembered(&self, slot: Slot) -> Option<BorrowedFd<'_>> {
+        self.birth.remembered.get(usize::from(slot?.get()) - 1)?.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn readonly_path(&self, path: &HiddenPath) -> Done {
         let Some(object) = self.open_optional(path)? else { return Ok(()) };
         let copy = clone_mount(object.as_fd(), true)?;
         sys::mount_setattr(copy.as_fd(), true, libc::MOUNT_ATTR_RDONLY, 0, 0).during(Op::MountAttributes)?;
         attach(copy.as_fd(), object.as_fd())
     }
 
-    pub(super) fn mask_path(&mut self, path: &CStr) -> Done {
+    pub(super) fn mask_path(&mut self, path: &HiddenPath) -> Done {
         let Some(object) = self.open_optional(path)? else { return Ok(()) };
         let stat = rustix::fs::fstat(&object).during(Op::Resolve)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {

@@ -11,7 +11,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::namespace::await_byte;
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure, ProgramArrays};
-use crate::plan::{Hook, StateText};
+use crate::plan::{Hook, HookKind, StateText};
 use crate::report::{Op, Report};
 use crate::sys::{self, CloneArgs, Cloned, Decimal};
 
@@ -28,6 +28,10 @@ impl Child<'_> {
         let arrays = self.birth.programs.get(self.programs_run);
         let arrays = arrays.ok_or(Failure { op: Op::Call, errno: Errno::INVAL })?;
         self.programs_run += 1;
+        if hook.kind == HookKind::CreateContainer {
+            // As with runc: in the coming root, so that a hook reaches the container's files by relative names.
+            rustix::process::fchdir(self.root()?).during(Op::ChangeDirectory)?;
+        }
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let input = state_file(&hook.state, pid).during(Op::HookInput)?;
         let args = CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None };

@@ -60,6 +60,8 @@ pub(crate) struct Birth<'a> {
     pub fds: &'a [OwnedFd],
     /// Numbers of the descriptors that are kept, in order; all others are closed.
     pub keep: &'a [RawFd],
+    /// Room for the mounts that later steps ask for; the plan's [`crate::plan::Slot`]s count from 1.
+    pub remembered: &'a mut [Option<OwnedFd>],
     /// argv and envp of the plan's hooks, in their order, and last of its `Exec`.
     pub programs: &'a [ProgramArrays<'a>],
     /// `/proc` of the pid namespace that cloned us, opened as a directory. The container's own is not to be trusted
@@ -161,6 +163,7 @@ impl<'a> Child<'a> {
             self.host_pid.1 = length;
         }
         (self.root, self.made_root, self.empty) = (None, None, None);
+        self.birth.remembered.fill_with(|| None);
         for (index, fd) in self.birth.fds.iter().enumerate() {
             let is_this = |other: FdIndex| usize::from(other.0) == index;
             let stays = plan.status.is_some_and(is_this) || plan.steps.iter().filter_map(lasting).any(is_this);
@@ -195,12 +198,12 @@ impl<'a> Child<'a> {
             Step::Personality(value) => sys::set_personality(*value).during(Op::Call),
             Step::MemoryPolicy { mode, nodes } => sys::set_memory_policy(*mode, nodes).during(Op::Call),
             Step::Label { module, text } => self.label(*module, text),
-            Step::AttachRoot { tree } => self.attach_root(*tree),
+            Step::AttachRoot { tree, place } => self.attach_root(*tree, place),
             Step::OverlayRoot { lower, upper_size } => self.overlay_root(*lower, upper_size),
-            Step::MountFilesystem { target, fstype, source, parameters, attrs, copy_up, .. } => {
-                self.mount_filesystem(target, fstype, source, parameters, attrs, *copy_up)
-            }
-            Step::MountTree { target, tree, attrs, .. } => self.mount_tree(target, *tree, attrs),
+            Step::MountFilesystem { target, fstype, source, parameters, attrs, copy_up, slot, .. } => self
+                .mount_filesystem(target, fstype, source, parameters, attrs, *copy_up)
+                .and_then(|mount| self.remember(*slot, mount.as_fd())),
+            Step::MountTree { target, source, attrs, slot, .. } => self.mount_tree(target, source, attrs, *slot),
             Step::Remount { target, attrs, .. } => self.remount(target, attrs),
             Step::Device { path, mode, major, minor, uid, gid } => {
                 self.device(path, *mode, rustix::fs::makedev(*major, *minor), (*uid, *gid))

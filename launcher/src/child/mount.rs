@@ -4,14 +4,14 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::copy_up;
 use super::target::{open_inside, open_or_make};
-use super::{Child, Done, During, Failure};
-use crate::plan::{FdIndex, FsParameter, MountAttrs, Target};
+use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
+use crate::plan::{FdIndex, FsParameter, MountAttrs, Slot, Target, TargetKind, TreeSource};
 use crate::report::Op;
 use crate::sys;
 
@@ -30,6 +30,30 @@ fn attach_on_root(mount: BorrowedFd<'_>) -> Done {
 pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Done {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, c"", target, c"", flags).during(Op::Attach)
+}
+
+/// A copy of the mount (from this object downwards) that can be attached elsewhere.
+pub(super) fn clone_mount(object: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Failure> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(object, c"", flags).during(Op::CloneMount)
+}
+
+fn kind_of(object: BorrowedFd<'_>) -> Result<TargetKind, Failure> {
+    let stat = rustix::fs::fstat(object).during(Op::Source)?;
+    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    Ok(if is_directory { TargetKind::Directory } else { TargetKind::File })
+}
+
+/// Whether both are one object as seen through one mount. Before Linux 5.8 there are no mount ids: there it is one object.
+fn same_mounted_object(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Failure> {
+    let look = |fd| {
+        let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::MNT_ID);
+        found.map(|it| (it.stx_ino, it.stx_dev_major, it.stx_dev_minor, it.stx_mnt_id)).during(Op::Resolve)
+    };
+    Ok(look(one)? == look(other)?)
 }
 
 /// A new superblock as a detached mount.
@@ -84,9 +108,12 @@ fn set_propagation(mount: BorrowedFd<'_>, attrs: &MountAttrs) -> Done {
 }
 
 impl Child<'_> {
-    pub(super) fn attach_root(&mut self, tree: FdIndex) -> Done {
+    /// Whoever has a place for it could not be led anywhere by a changed name: what is the root is the tree. So where its
+    /// place is out of reach (for a user namespace's root, for one), any will do.
+    pub(super) fn attach_root(&mut self, tree: FdIndex, place: &CStr) -> Done {
         let tree = self.fd(tree)?;
-        attach_on_root(tree)?;
+        let in_place = rustix::mount::move_mount(tree, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+        in_place.during(Op::Attach).or_else(|_| attach_on_root(tree))?;
         self.root = Some(tree);
         Ok(())
     }
@@ -131,19 +158,20 @@ impl Child<'_> {
         parameters: &[FsParameter],
         attrs: &MountAttrs,
         copy_up: bool,
-    ) -> Done {
+    ) -> Result<OwnedFd, Failure> {
         let own_mode = fstype != c"tmpfs" || parameters.iter().any(|parameter| parameter.key.as_c_str() == c"mode");
         let root_mode = if own_mode { None } else { self.mode_below(target)? };
         // What is read-only could not be filled any more.
         let later = if copy_up { attrs.set & libc::MOUNT_ATTR_RDONLY } else { 0 };
         let mount = new_filesystem(fstype, source, parameters, root_mode, attrs.set & !later)?;
-        let place = open_or_make(self.root()?, target)?;
+        let place = self.place(target, target.kind)?;
         if copy_up {
             copy_up::copy(place.as_fd(), mount.as_fd())?;
         }
         self.set_attributes(mount.as_fd(), &MountAttrs { set: later, clear: 0, ..*attrs })?;
         attach(mount.as_fd(), place.as_fd())?;
-        set_propagation(mount.as_fd(), attrs)
+        set_propagation(mount.as_fd(), attrs)?;
+        Ok(mount)
     }
 
     /// The mode of the directory that a tmpfs is to cover: it is the tmpfs's too unless config.json gives one, as with
@@ -156,12 +184,46 @@ impl Child<'_> {
         }
     }
 
-    pub(super) fn mount_tree(&self, target: &Target, tree: FdIndex, attrs: &MountAttrs) -> Done {
-        let tree = self.fd(tree)?;
+    pub(super) fn mount_tree(&mut self, target: &Target, source: &TreeSource, attrs: &MountAttrs, slot: Slot) -> Done {
+        let (made, kind);
+        let tree = match source {
+            TreeSource::Opened(tree) => {
+                kind = target.kind;
+                self.fd(*tree)?
+            }
+            TreeSource::Container { path, recursive, no_follow } => {
+                let flags = if *no_follow { OFlags::NOFOLLOW } else { OFlags::empty() };
+                let object = open_inside(self.root()?, path, flags, false).during(Op::Source)?;
+                made = clone_mount(object.as_fd(), *recursive)?;
+                kind = kind_of(made.as_fd())?;
+                made.as_fd()
+            }
+        };
         self.set_attributes(tree, attrs)?;
-        let place = open_or_make(self.root()?, target)?;
+        let place = self.place(target, kind)?;
         attach(tree, place.as_fd())?;
-        set_propagation(tree, attrs)
+        set_propagation(tree, attrs)?;
+        self.remember(slot, tree)
+    }
+
+    /// Where a mount goes. Not the root itself: what is there already would be covered for whoever comes in later, and the
+    /// container's processes would stay below (runc refuses it as well).
+    fn place(&self, target: &Target, kind: TargetKind) -> Result<OwnedFd, Failure> {
+        let root = self.root()?;
+        let place = open_or_make(root, target, kind)?;
+        match same_mounted_object(root, place.as_fd())? {
+            true => Err(Failure { op: Op::OnRoot, errno: Errno::BUSY }),
+            false => Ok(place),
+        }
+    }
+
+    /// Keeps a mount for what is resolved below it later, whatever its name is then.
+    pub(super) fn remember(&mut self, slot: Slot, mount: BorrowedFd<'_>) -> Done {
+        let Some(slot) = slot else { return Ok(()) };
+        let room = self.birth.remembered.get_mut(usize::from(slot.get()) - 1);
+        let room = room.ok_or(Failure { op: Op::MissingFd, errno: Errno::BADF })?;
+        *room = Some(rustix::io::fcntl_dupfd_cloexec(mount, FIRST_OTHER_FD).during(Op::Duplicate)?);
+        Ok(())
     }
 
     pub(super) fn remount(&self, target: &Target, attrs: &MountAttrs) -> Done {

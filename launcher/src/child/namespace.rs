@@ -1,6 +1,6 @@
 //! Namespaces that the clone did not make, and what must be set in them first.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -62,10 +62,16 @@ impl Child<'_> {
         if namespaces & libc::CLONE_NEWUSER as u32 != 0 { become_root() } else { Ok(()) }
     }
 
-    /// Offsets may be written only as long as nobody is in the namespace; execve moves us in (time_namespaces(7)).
+    /// Offsets may be written only as long as nobody is in the namespace (time_namespaces(7)). Then we enter it by a
+    /// setns(2) of our own: an execve(2) moves us in on newer kernels, but not on Linux 6.1.
     pub(super) fn new_time_namespace(&self, offsets: &[u8]) -> Done {
         sys::unshare(libc::CLONE_NEWTIME).during(Op::Call)?;
-        if offsets.is_empty() { Ok(()) } else { self.write_own_proc_file(c"self/timens_offsets", offsets) }
+        if !offsets.is_empty() {
+            self.write_own_proc_file(c"self/timens_offsets", offsets)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(self.birth.proc, c"self/ns/time_for_children", flags, Mode::empty());
+        sys::setns(made.during(Op::Resolve)?.as_fd(), libc::CLONE_NEWTIME).during(Op::Call)
     }
 
     pub(super) fn write_own_proc_file(&self, path: &std::ffi::CStr, bytes: &[u8]) -> Done {

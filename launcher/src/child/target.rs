@@ -19,14 +19,21 @@ pub(super) fn open_inside(
     flags: OFlags,
     no_symlinks: bool,
 ) -> Result<OwnedFd, Errno> {
-    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    if no_symlinks {
-        resolve |= ResolveFlags::NO_SYMLINKS;
-    }
+    let links = if no_symlinks { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
+    open_path(root, path, flags, ResolveFlags::IN_ROOT | links)
+}
+
+/// The same below a mount; what leads out of it is EXDEV.
+pub(super) fn open_beneath(mount: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+    open_path(mount, path, OFlags::empty(), ResolveFlags::BENEATH)
+}
+
+fn open_path(from: BorrowedFd<'_>, path: &CStr, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC | flags, resolve | ResolveFlags::NO_MAGICLINKS);
     let mut tries = 0;
     loop {
         // EAGAIN: a rename elsewhere raced with a `..` of ours; the kernel asks to try again (openat2(2)).
-        match rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), resolve) {
+        match rustix::fs::openat2(from, path, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) if tries < 64 => tries += 1,
             result => return result,
         }
@@ -37,8 +44,9 @@ pub(super) fn open_inside(
 const LINKS_MAX: usize = 40;
 
 /// Opens a mount target, making what is missing. Where a link leads to something missing, that is made, inside the root.
-pub(super) fn open_or_make(root: BorrowedFd<'_>, target: &Target) -> Result<OwnedFd, Failure> {
-    open_or_make_path(root, &target.path, target.kind, target.no_symlinks)
+pub(super) fn open_or_make(root: BorrowedFd<'_>, target: &Target, kind: TargetKind) -> Result<OwnedFd, Failure> {
+    let flags = if target.no_follow { OFlags::NOFOLLOW } else { OFlags::empty() };
+    open_or_make_path(root, &target.path, kind, flags, target.no_symlinks)
 }
 
 /// The same, for a target of our own.
@@ -46,9 +54,10 @@ pub(super) fn open_or_make_path(
     root: BorrowedFd<'_>,
     path: &CStr,
     kind: TargetKind,
+    flags: OFlags,
     no_symlinks: bool,
 ) -> Result<OwnedFd, Failure> {
-    match open_inside(root, path, OFlags::empty(), no_symlinks) {
+    match open_inside(root, path, flags, no_symlinks) {
         Err(Errno::NOENT) => {}
         result => return result.during(Op::Resolve),
     }
@@ -59,7 +68,7 @@ pub(super) fn open_or_make_path(
             TargetKind::Directory => mkdir(parent.as_fd(), path.name()?)?,
             TargetKind::File => create(parent.as_fd(), path.name()?)?,
         };
-        match open_inside(root, path.whole()?, OFlags::empty(), no_symlinks) {
+        match open_inside(root, path.whole()?, flags, no_symlinks) {
             // There is something of that name, and it leads nowhere: a link.
             Err(Errno::NOENT) if !made => path.follow(parent.as_fd())?,
             result => return result.during(Op::Resolve),

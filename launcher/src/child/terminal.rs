@@ -82,7 +82,7 @@ impl Child<'_> {
     fn bind_console(&self, slave: BorrowedFd<'_>) -> Done {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let mount = rustix::mount::open_tree(slave, c"", flags).during(Op::CloneMount)?;
-        let place = open_or_make_path(self.root()?, c"/dev/console", TargetKind::File, true)?;
+        let place = open_or_make_path(self.root()?, c"/dev/console", TargetKind::File, OFlags::empty(), true)?;
         attach(mount.as_fd(), place.as_fd())
     }
 }

@@ -13,6 +13,13 @@ const MAX_SHOWN_CHARS: usize = 64;
 /// Longest field path or reason, in characters: serde quotes values in full.
 const MAX_LINE_CHARS: usize = 1024;
 
+/// Words for which callers look in a message about these fields: runc's.
+const FAMILIAR: [(&str, &str); 3] = [
+    ("linux.memoryPolicy.mode", "invalid memory policy mode"),
+    ("linux.memoryPolicy.flags", "invalid memory policy flag"),
+    ("linux.memoryPolicy.nodes", "invalid memory policy node"),
+];
+
 /// Why a config.json was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -60,13 +67,15 @@ pub enum ConfigError {
         /// What is wrong, with line and column when the fault is one of the text.
         reason: String,
     },
-    /// A field asks for something that does not exist here yet.
-    #[error("{}: {field}: not supported yet (use --ignore-unsupported to go on without it)", shown(file))]
+    /// A field asks for something that does not exist here, or not yet.
+    #[error("{}: {field}: {reason} (use --ignore-unsupported to go on without it)", shown(file))]
     Unsupported {
         /// The file, as far as known; else `config.json`.
         file: PathBuf,
         /// The field's path.
         field: String,
+        /// Why there is none.
+        reason: &'static str,
     },
 }
 
@@ -93,12 +102,15 @@ impl ConfigError {
     }
 
     pub(super) fn field(field: impl Display, reason: impl Display) -> Self {
-        let [field, reason] = [field.to_string(), reason.to_string()];
+        let (field, mut reason) = (field.to_string(), reason.to_string());
+        if let Some((_, words)) = FAMILIAR.iter().find(|(start, _)| field.starts_with(start)) {
+            reason = format!("{reason} ({words})");
+        }
         Self::Field { file: FILE_NAME.into(), field: limited(&field), reason: limited(&reason) }
     }
 
-    pub(super) fn unsupported(field: impl Display) -> Self {
-        Self::Unsupported { file: FILE_NAME.into(), field: limited(&field.to_string()) }
+    pub(super) fn unsupported(field: impl Display, reason: &'static str) -> Self {
+        Self::Unsupported { file: FILE_NAME.into(), field: limited(&field.to_string()), reason }
     }
 
     /// The same error, now that the file's path is known.

@@ -47,14 +47,15 @@ struct Check {
 impl Check {
     /// The field is not supported; `asked` says whether it asks for anything.
     fn refuse(&mut self, field: impl Display, asked: bool) -> Result<(), ConfigError> {
-        match (asked, self.ignore) {
-            (false, _) => Ok(()),
-            (true, true) => {
-                self.notes.push(format!("{field}: not supported yet, ignored"));
-                Ok(())
-            }
-            (true, false) => Err(ConfigError::unsupported(field)),
+        if asked { self.refuse_because(field, "not supported yet") } else { Ok(()) }
+    }
+
+    fn refuse_because(&mut self, field: impl Display, reason: &'static str) -> Result<(), ConfigError> {
+        if !self.ignore {
+            return Err(ConfigError::unsupported(field, reason));
         }
+        self.notes.push(format!("{field}: {reason}, ignored"));
+        Ok(())
     }
 
     /// Several fields of one object.
@@ -63,10 +64,10 @@ impl Check {
     }
 
     fn linux(&mut self, linux: &Linux) -> Result<(), ConfigError> {
-        self.refuse_each(
-            "linux",
-            [("intelRdt", linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()))],
-        )?;
+        if linux.intel_rdt().as_ref().is_some_and(|rdt| *rdt != LinuxIntelRdt::default()) {
+            let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            self.refuse_because("linux.intelRdt", without_resctrl(&mounts))?;
+        }
         linux.resources().as_ref().map_or(Ok(()), |resources| self.resources(resources))
     }
 
@@ -151,6 +152,13 @@ impl Check {
     }
 }
 
+/// Why there is no resource control: the machine's own reason comes first.
+fn without_resctrl(mountinfo: &str) -> &'static str {
+    let mounted =
+        mountinfo.lines().any(|line| line.split_once(" - ").is_some_and(|(_, fs)| fs.starts_with("resctrl ")));
+    if mounted { "not supported yet" } else { "resctrl is not mounted" }
+}
+
 /// The rule that every runtime's template begins with: no device at all, before others allow some.
 fn is_deny_all(rule: &LinuxDeviceCgroup) -> bool {
     let any = |number: Option<i64>| number.is_none_or(|number| number == -1);
@@ -174,4 +182,17 @@ fn is_limit(value: Option<i64>) -> bool {
 
 fn is_nonzero<T: Default + PartialEq>(value: Option<T>) -> bool {
     value.is_some_and(|value| value != T::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_resctrl;
+
+    #[test]
+    fn resource_control_is_missing_for_one_reason_or_the_other() {
+        let root = "21 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n";
+        assert_eq!(without_resctrl(root), "resctrl is not mounted");
+        let mounted = "40 23 0:36 / /sys/fs/resctrl rw,relatime shared:9 - resctrl resctrl rw\n";
+        assert_eq!(without_resctrl(&format!("{root}{mounted}")), "not supported yet");
+    }
 }

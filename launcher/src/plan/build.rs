@@ -145,18 +145,21 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     attributes::sysctls(spec, &mut steps)?;
 
     let create_hooks = hooks::child_hooks(spec, HookKind::CreateContainer, &options.container, &[])?;
-    if options.from_zygote && !create_hooks.is_empty() {
-        // They are programs of the host's, of which a zygote's own namespace holds nothing.
+    // Programs of the host's run in the container's mount namespace, or enter it, and expect the host's files there; a
+    // zygote's own holds none.
+    let host_files = needs_answers(spec) || !create_hooks.is_empty();
+    if options.from_zygote && host_files {
         let path = Path::new("/proc/self/ns/mnt");
         let own =
             open_namespace(LinuxNamespaceType::Mount, path).map_err(|problem| PlanError::new("hooks", problem))?;
         let fd = launch.add_fd(own);
         launch.plan.born.push(Namespace { kind: NamespaceKind::Mount, fd });
     }
-    if !options.from_zygote || !create_hooks.is_empty() {
+    if !options.from_zygote || host_files {
         steps.push(Step::PrivateMounts);
     }
-    let root = mounts::root(spec, &options.bundle, options.host_overlay, &mut launch, &mut steps)?;
+    let in_its_place = host_files && !options.no_pivot;
+    let root = mounts::root(spec, &options.bundle, options.host_overlay, in_its_place, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
     mounts::list(spec, &options.bundle, own_cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;

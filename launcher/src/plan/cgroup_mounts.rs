@@ -9,12 +9,11 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::OpenTreeFlags;
-
+use super::bind::open_tree;
 use super::build::{PlanError, c_string};
 use super::mount_options::Options;
-use super::mounts::target;
-use super::{FsParameter, Launch, MountAttrs, Step, TargetKind};
+use super::mounts::{Entry, target, target_at};
+use super::{FsParameter, Launch, MountAttrs, Step, TargetKind, TreeSource};
 
 /// The host's hierarchies.
 #[derive(Debug, Default)]
@@ -95,13 +94,12 @@ impl Layout {
     /// Adds the steps for one mount of config.json.
     pub(super) fn mount(
         &self,
-        field: &str,
-        index: u16,
-        destination: &Path,
+        entry: &Entry<'_>,
         options: &Options,
         launch: &mut Launch,
         steps: &mut Vec<Step>,
     ) -> Result<(), PlanError> {
+        let Entry { field, index, destination, .. } = *entry;
         let readonly = options.attrs.set & libc::MOUNT_ATTR_RDONLY != 0;
         if self.v2_only && !self.own_namespace {
             return Err(PlanError::new(field, "a cgroup mount needs a cgroup namespace (linux.namespaces)"));
@@ -135,7 +133,7 @@ impl Layout {
             });
         }
         if readonly {
-            let target = target(field, destination, TargetKind::Directory, false)?;
+            let target = target(entry, TargetKind::Directory, false)?;
             let attrs = MountAttrs { set: libc::MOUNT_ATTR_RDONLY, ..MountAttrs::default() };
             steps.push(Step::Remount { index, target, attrs });
         }
@@ -153,11 +151,9 @@ impl Hierarchy {
         launch: &mut Launch,
     ) -> Result<Step, PlanError> {
         let source = self.mount_point.join(self.own.trim_start_matches('/'));
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(rustix::fs::CWD, &source, flags)
-            .map_err(|errno| PlanError::path(field, &source, errno))?;
-        let target = target(field, place, TargetKind::Directory, false)?;
-        Ok(Step::MountTree { index, target, tree: launch.add_fd(tree), attrs })
+        let tree = open_tree(&source, false, libc::MS_SLAVE).map_err(|errno| PlanError::path(field, &source, errno))?;
+        let target = target_at(field, place, TargetKind::Directory, false)?;
+        Ok(Step::MountTree { index, target, source: TreeSource::Opened(launch.add_fd(tree)), attrs, slot: None })
     }
 }
 
@@ -185,12 +181,13 @@ fn filesystem(
     };
     Ok(Step::MountFilesystem {
         index,
-        target: target(field, destination, TargetKind::Directory, false)?,
+        target: target_at(field, destination, TargetKind::Directory, false)?,
         fstype: c_string(field, fstype)?,
         source: CString::from(c"cgroup"),
         parameters: parameters.iter().map(parameter).collect::<Result<_, _>>()?,
         attrs,
         copy_up: false,
+        slot: None,
     })
 }
 
@@ -220,7 +217,10 @@ mod tests {
             let layout = Layout { own_namespace, ..Layout::default() };
             let (mut launch, mut steps) = (Launch::default(), Vec::new());
             let options = Options::parse("o", &["rw".to_owned()]).unwrap();
-            let _ = layout.mount("mounts[6]", 6, Path::new("/sys/fs/cgroup"), &options, &mut launch, &mut steps);
+            let mount = oci_spec::runtime::Mount::default();
+            let destination = Path::new("/sys/fs/cgroup");
+            let entry = Entry { field: "mounts[6]", index: 6, destination, mount: &mount };
+            let _ = layout.mount(&entry, &options, &mut launch, &mut steps);
             assert!(launch.details.iter().any(|detail| detail.starts_with("mounts[6]: read-only")), "{launch:?}");
         }
     }

@@ -83,6 +83,10 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let affinity = process.exec_cpu_affinity().as_ref();
     let (initial, last) = (affinity.map(ExecCPUAffinity::initial), affinity.map(ExecCPUAffinity::cpu_affinity_final));
     let initial = attributes::affinity("initial", initial.and_then(Option::as_ref))?;
+    if let Some(Step::CpuAffinity(mask)) = &initial {
+        let digits: String = mask.iter().rev().map(|word| format!("{word:016x}")).collect();
+        launch.details.push(format!("initial CPU affinity: 0x{}", digits.trim_start_matches('0')));
+    }
     steps.extend(initial.or_else(attributes::every_cpu));
     let mut namespaces = namespaces & !libc::CLONE_NEWPID;
     // From outside an ordinary user has no right but that of the user namespace's owner, so it comes first.

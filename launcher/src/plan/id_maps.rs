@@ -29,12 +29,14 @@ fn text(mappings: &[LinuxIdMapping]) -> Vec<u8> {
 /// The user namespaces whose maps a configuration's mounts get: one for each distinct pair of maps.
 pub(super) struct Namespaces<'a> {
     spec: &'a Spec,
+    /// The one that the container joins: it has its maps already.
+    joined: Option<OwnedFd>,
     made: Vec<(IdMaps, OwnedFd)>,
 }
 
 impl<'a> Namespaces<'a> {
-    pub(super) fn new(spec: &'a Spec) -> Namespaces<'a> {
-        Namespaces { spec, made: Vec::new() }
+    pub(super) fn new(spec: &'a Spec, joined: Option<OwnedFd>) -> Namespaces<'a> {
+        Namespaces { spec, joined, made: Vec::new() }
     }
 
     /// The user namespace for a mount and whether its submounts are mapped too; `None` for a mount without maps.
@@ -45,6 +47,11 @@ impl<'a> Namespaces<'a> {
         option: Option<&IdMapOption>,
     ) -> Result<Option<(&OwnedFd, bool)>, PlanError> {
         let recursive = option.is_some_and(|option| option.recursive);
+        let own = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|list| !list.is_empty());
+        let has_maps = own(mount.uid_mappings()) || own(mount.gid_mappings());
+        if option.is_some_and(|option| option.maps.is_none()) && !has_maps && self.joined.is_some() {
+            return Ok(self.joined.as_ref().map(|namespace| (namespace, recursive)));
+        }
         let Some((field, maps)) = self.maps(field, mount, option)? else { return Ok(None) };
         let known = self.made.iter().position(|(made, _)| *made == maps);
         let at = match known {

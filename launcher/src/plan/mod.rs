@@ -14,6 +14,7 @@
 //! Not here: reading and checking config.json ([`crate::config`]), doing any of it ([`crate::child`]).
 
 mod attributes;
+mod bind;
 mod build;
 mod cgroup_mounts;
 mod defaults;
@@ -28,6 +29,7 @@ mod step;
 pub mod wire;
 
 use std::ffi::CString;
+use std::num::NonZero;
 
 pub use attributes::enabled;
 pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
@@ -210,6 +212,41 @@ pub struct Target {
     pub kind: TargetKind,
     /// Refuse any symbolic link on the way (`/proc` and `/sys`: CVE-2019-19921, CVE-2023-27561).
     pub no_symlinks: bool,
+    /// A link in the last place is itself mounted over (option `dest-nofollow`).
+    pub no_follow: bool,
+}
+
+/// As what a child remembers a mount that it has made, from 1; `None` for one that nobody asks for later.
+pub type Slot = Option<NonZero<u16>>;
+
+/// A path that is masked or made read-only.
+///
+/// Names can change: whoever may rename the image's `/proc` moves the mount with it. So a path below a mount of the plan is
+/// resolved from that mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HiddenPath {
+    /// Absolute, as the container sees it.
+    pub path: CString,
+    /// The mount below which it lies.
+    pub slot: Slot,
+    /// The rest of the path, below that mount; `.` for the mount itself.
+    pub below: CString,
+}
+
+/// Where the tree of a bind mount comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TreeSource {
+    /// Opened before the clone, by open_tree(2) with `OPEN_TREE_CLONE`.
+    Opened(FdIndex),
+    /// A path of the container's, on what earlier steps have mounted there.
+    Container {
+        /// Absolute, as the container sees it.
+        path: CString,
+        /// With all mounts below it (option `rbind`).
+        recursive: bool,
+        /// A link in the last place is meant itself (option `src-nofollow`).
+        no_follow: bool,
+    },
 }
 
 /// What a missing mount target is made as.

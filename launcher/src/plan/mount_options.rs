@@ -24,8 +24,77 @@ pub(super) struct Options {
     pub source_no_follow: bool,
     /// A source that is a link becomes a link like it (crun's `copy-symlink`).
     pub copy_symlink: bool,
-    /// What a bind mount keeps of its source's peers when no option says so (`linux.rootfsPropagation`); 0 for nothing.
-    pub default_propagation: u64,
+    /// A destination that is a link is itself mounted over (crun's `dest-nofollow`).
+    pub destination_no_follow: bool,
+    /// The flags once more, as a bind mount takes them.
+    pub flags: Flags,
+}
+
+/// What options say about a mount's flags, kept apart from what they leave open: a bind mount has flags already, those of
+/// its source.
+///
+/// As with runc: without a word about any flag it keeps them; with one it gets exactly those that are named. Only its access
+/// times stay until a mode is named, so a word that takes one away does nothing (mount(8), too, ignores it).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags {
+    named: bool,
+    set: u64,
+    /// Taken away by a word of their own.
+    cleared: u64,
+    access_time: Option<u64>,
+}
+
+/// Flags that a mount from outside keeps in a user namespace (mount_namespaces(7), "Restrictions on mount namespaces").
+const LOCKED: u64 =
+    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
+/// What says when access times are written; in a user namespace all of it is locked.
+const TIMES: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
+
+impl Flags {
+    fn apply(&mut self, option: &str) {
+        let attribute = ATTRIBUTES.iter().find(|(known, ..)| *known == option);
+        let time = ACCESS_TIMES.iter().find(|(known, ..)| *known == option);
+        let of_superblock = NOTHING.contains(&option) || SUPERBLOCK.contains(&option);
+        if let Some((_, bit, sets)) = attribute {
+            choose(&mut self.set, &mut self.cleared, *bit, *sets);
+        } else if let Some((_, mode, sets)) = time {
+            match sets {
+                true => self.access_time = Some(*mode),
+                false => self.access_time = self.access_time.filter(|named| named != mode),
+            }
+        }
+        self.named |= attribute.is_some() || time.is_some() || (of_superblock && option != "defaults");
+    }
+
+    /// Bits to set and to clear on a bind mount; `locked` are those of its source that have to stay, where they have to.
+    pub(super) fn of_bind(&self, locked: u64) -> (u64, u64) {
+        if !self.named {
+            return (0, 0);
+        }
+        let all = LOCKED | libc::MOUNT_ATTR_NOSYMFOLLOW;
+        let (set, clear) = (self.set & all, all & !self.set & !(locked & LOCKED));
+        match self.times() {
+            Some(times) => (set | times, clear | TIMES),
+            None => (set, clear),
+        }
+    }
+
+    /// The mode of access times that is named; `nodiratime` alone goes with the kernel's default.
+    fn times(&self) -> Option<u64> {
+        let no_directories = self.set & libc::MOUNT_ATTR_NODIRATIME;
+        let mode = self.access_time.or((no_directories != 0).then_some(libc::MOUNT_ATTR_RELATIME))?;
+        Some(mode | no_directories)
+    }
+
+    /// The word for a flag of the source (`MOUNT_ATTR_*`) that is to be taken away or changed, and is locked.
+    pub(super) fn refused(&self, source: u64) -> Option<&'static str> {
+        let taken = self.cleared & source & LOCKED;
+        if self.times().is_some_and(|times| times != source & TIMES) {
+            return Some("the mode of access times");
+        }
+        ATTRIBUTES.iter().find(|(_, bit, sets)| *sets && taken & bit != 0).map(|(name, ..)| *name)
+    }
 }
 
 /// `idmap` or `ridmap`.
@@ -54,13 +123,14 @@ const ATTRIBUTES: &[(&str, u64, bool)] = &[
 
 /// Access-time options are one field of the attributes, not bits: setting one clears the field first. What takes a mode
 /// away leaves the kernel's default, which is `relatime`: so `norelatime` changes nothing, as with mount(8).
-const ACCESS_TIMES: &[(&str, u64)] = &[
-    ("relatime", libc::MOUNT_ATTR_RELATIME),
-    ("noatime", libc::MOUNT_ATTR_NOATIME),
-    ("strictatime", libc::MOUNT_ATTR_STRICTATIME),
-    ("atime", libc::MOUNT_ATTR_RELATIME),
-    ("nostrictatime", libc::MOUNT_ATTR_RELATIME),
-    ("norelatime", libc::MOUNT_ATTR_RELATIME),
+/// `(name, mode, sets)`
+const ACCESS_TIMES: &[(&str, u64, bool)] = &[
+    ("relatime", libc::MOUNT_ATTR_RELATIME, true),
+    ("noatime", libc::MOUNT_ATTR_NOATIME, true),
+    ("strictatime", libc::MOUNT_ATTR_STRICTATIME, true),
+    ("norelatime", libc::MOUNT_ATTR_RELATIME, false),
+    ("atime", libc::MOUNT_ATTR_NOATIME, false),
+    ("nostrictatime", libc::MOUNT_ATTR_STRICTATIME, false),
 ];
 
 const PROPAGATIONS: &[(&str, u64)] = &[
@@ -76,8 +146,12 @@ const NOTHING: &[&str] = &["defaults", "async", "nolazytime", "nomand", "loud", 
 /// Words for engines that some of them pass on (buildah does): the relabelling has been done by then, or has not.
 const FOR_ENGINES: &[&str] = &["z", "Z"];
 
-/// Options that take more than a flag; the last two are crun's.
-const EXTENSIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup", "src-nofollow", "copy-symlink"];
+/// Options that take more than a flag; the last three are crun's.
+const EXTENSIONS: &[&str] = &["idmap", "ridmap", "tmpcopyup", "src-nofollow", "dest-nofollow", "copy-symlink"];
+
+/// crun's words for a whole tree that say no more than these: a superblock has no mounts below it.
+const RECURSIVE_SUPERBLOCK: &[(&str, &str)] =
+    &[("rsync", "sync"), ("rasync", "async"), ("rdirsync", "dirsync"), ("rmand", "mand"), ("rnomand", "nomand")];
 
 /// Options that the kernel's own part of every file system takes (`vfs_parse_sb_flag`), and so need no word of ours.
 const SUPERBLOCK: &[&str] = &["sync", "dirsync", "lazytime", "mand"];
@@ -85,9 +159,10 @@ const SUPERBLOCK: &[&str] = &["sync", "dirsync", "lazytime", "mand"];
 /// The mount options that mean something here; any other word goes to the file system. Sorted, for `features`.
 #[must_use]
 pub fn known_options() -> Vec<String> {
-    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name).chain(ACCESS_TIMES.iter().map(|(name, _)| *name));
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name).chain(ACCESS_TIMES.iter().map(|(name, ..)| *name));
     let twofold = attributes.chain(PROPAGATIONS.iter().map(|(name, _)| *name)).chain(["bind"]);
-    let single = NOTHING.iter().chain(EXTENSIONS).chain(SUPERBLOCK).chain(&["remount"]);
+    let recursive = RECURSIVE_SUPERBLOCK.iter().map(|(name, _)| name);
+    let single = NOTHING.iter().chain(EXTENSIONS).chain(SUPERBLOCK).chain(&["remount"]).chain(recursive);
     let mut names: Vec<String> = twofold.flat_map(|name| [name.to_owned(), format!("r{name}")]).collect();
     names.extend(single.map(|name| (*name).to_owned()));
     names.sort();
@@ -98,6 +173,9 @@ impl Options {
     pub(super) fn parse(field: &str, options: &[String]) -> Result<Options, PlanError> {
         let mut parsed = Options::default();
         for option in options {
+            let same = RECURSIVE_SUPERBLOCK.iter().find(|(name, _)| name == option);
+            let option = same.map_or(option.as_str(), |(_, same)| *same);
+            parsed.flags.apply(option);
             parsed.apply(field, option)?;
         }
         Ok(parsed)
@@ -106,16 +184,19 @@ impl Options {
     fn apply(&mut self, field: &str, option: &str) -> Result<(), PlanError> {
         let attrs = &mut self.attrs;
         let find = |name: &str| ATTRIBUTES.iter().find(|(known, ..)| *known == name);
-        let find_time = |name: &str| ACCESS_TIMES.iter().find(|(known, _)| *known == name);
+        let find_time = |name: &str| {
+            let found = ACCESS_TIMES.iter().find(|(known, ..)| *known == name);
+            found.map(|(_, mode, sets)| if *sets { *mode } else { libc::MOUNT_ATTR_RELATIME })
+        };
         let below = option.strip_prefix('r').unwrap_or_default();
         if let Some((_, bit, sets)) = find(option) {
             choose(&mut attrs.set, &mut attrs.clear, *bit, *sets);
-        } else if let Some((_, value)) = find_time(option) {
+        } else if let Some(value) = find_time(option) {
             attrs.set = attrs.set & !libc::MOUNT_ATTR__ATIME | value;
             attrs.clear |= libc::MOUNT_ATTR__ATIME;
         } else if let Some((_, bit, sets)) = find(below) {
             choose(&mut attrs.recursive_set, &mut attrs.recursive_clear, *bit, *sets);
-        } else if let Some((_, value)) = find_time(below) {
+        } else if let Some(value) = find_time(below) {
             attrs.recursive_set = attrs.recursive_set & !libc::MOUNT_ATTR__ATIME | value;
             attrs.recursive_clear |= libc::MOUNT_ATTR__ATIME;
         } else if let Some(propagation) = propagation(option) {
@@ -131,7 +212,7 @@ impl Options {
                 "tmpcopyup" => self.copy_up = true,
                 "src-nofollow" => self.source_no_follow = true,
                 "copy-symlink" => self.copy_symlink = true,
-                "dest-nofollow" => return Err(PlanError::new(field, "dest-nofollow: not supported yet")),
+                "dest-nofollow" => self.destination_no_follow = true,
                 "" => return Err(PlanError::new(field, "an option must not be empty")),
                 option if NOTHING.contains(&option) || FOR_ENGINES.contains(&option) => {}
                 option if option.starts_with("idmap=") || option.starts_with("ridmap=") => {
@@ -210,7 +291,50 @@ mod tests {
     fn a_known_option_is_not_handed_to_the_file_system() {
         for name in known_options() {
             let handed_over = !parse(&[&name]).parameters.is_empty();
-            assert_eq!(handed_over, SUPERBLOCK.contains(&name.as_str()), "{name}");
+            let name = name.strip_prefix('r').filter(|same| SUPERBLOCK.contains(same)).unwrap_or(&name);
+            assert_eq!(handed_over, SUPERBLOCK.contains(&name), "{name}");
         }
+    }
+
+    const EVERY: u64 = LOCKED | libc::MOUNT_ATTR_NOSYMFOLLOW;
+
+    #[test]
+    fn a_bind_mount_has_the_flags_that_are_named_or_those_of_its_source() {
+        for options in [&["bind"][..], &["rbind", "rslave", "rro", "defaults", "Z"]] {
+            assert_eq!(parse(options).flags.of_bind(0), (0, 0), "{options:?}");
+        }
+        for option in ["rw", "exec", "dev", "suid", "symfollow", "atime", "async", "sync", "rsync", "loud"] {
+            assert_eq!(parse(&["bind", option]).flags.of_bind(0), (0, EVERY), "{option}");
+        }
+        let (set, clear) = parse(&["bind", "ro", "nosuid", "suid"]).flags.of_bind(0);
+        assert_eq!((set, clear), (libc::MOUNT_ATTR_RDONLY, EVERY & !libc::MOUNT_ATTR_RDONLY));
+    }
+
+    #[test]
+    fn access_times_of_a_bind_mount_change_where_a_mode_is_named() {
+        let times = |options: &[&str]| parse(options).flags.times();
+        for options in [&["ro"][..], &["atime"], &["noatime", "atime"], &["diratime"], &["norelatime"]] {
+            assert_eq!(times(options), None, "{options:?}");
+        }
+        assert_eq!(times(&["noatime", "norelatime"]), Some(libc::MOUNT_ATTR_NOATIME));
+        assert_eq!(times(&["nodiratime", "norelatime"]), Some(libc::MOUNT_ATTR_NODIRATIME));
+        let (set, clear) = parse(&["strictatime"]).flags.of_bind(0);
+        assert_eq!((set, clear), (libc::MOUNT_ATTR_STRICTATIME, EVERY | TIMES));
+    }
+
+    /// The table of runc's mounts_sshfs.bats.
+    #[test]
+    fn locked_flags_stay_and_are_not_taken_away_by_name() {
+        let source = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME | libc::MOUNT_ATTR_NOSYMFOLLOW;
+        let flags = parse(&["bind", "nosuid"]).flags;
+        assert_eq!(flags.refused(source), None);
+        let (set, clear) = flags.of_bind(source);
+        assert_eq!((set, clear & source), (libc::MOUNT_ATTR_NOSUID, libc::MOUNT_ATTR_NOSYMFOLLOW));
+        assert_eq!(parse(&["rw"]).flags.refused(source), Some("ro"));
+        assert_eq!(parse(&["suid", "atime", "noatime"]).flags.refused(source), None);
+        for mode in ["relatime", "strictatime", "nodiratime"] {
+            assert_eq!(parse(&[mode]).flags.refused(source), Some("the mode of access times"), "{mode}");
+        }
+        assert_eq!(parse(&["exec"]).flags.refused(libc::MOUNT_ATTR_NOEXEC), Some("noexec"));
     }
 }

@@ -2,43 +2,22 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
+use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceType, Mount, Process, Spec};
-use rustix::fs::{CWD, FileType};
+use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::mount::OpenTreeFlags;
 
+use super::bind::{Binds, RootNames, below, open_tree, path_text};
 use super::build::{PlanError, c_string};
 use super::mount_options::{Options, propagation};
 use super::{
-    FsParameter, Launch, MountAttrs, SecurityModule, Step, Target, TargetKind, cgroup_mounts, enabled, id_maps,
+    FsParameter, HiddenPath, Launch, MountAttrs, SecurityModule, Step, Target, TargetKind, TreeSource, cgroup_mounts,
+    enabled, id_maps,
 };
 use crate::sys;
-
-/// Opens a part of the host's file system as a detached tree. Unless the container asked to share propagation, the
-/// tree leaves its peer group here: what is later mounted on it inside must not appear on the host.
-fn open_tree(path: &Path, recursive: bool, propagation: u64) -> Result<OwnedFd, Errno> {
-    open_tree_as(path, recursive, true, propagation)
-}
-
-fn open_tree_as(path: &Path, recursive: bool, follow: bool, propagation: u64) -> Result<OwnedFd, Errno> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if !follow {
-        flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    }
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = rustix::mount::open_tree(CWD, path, flags)?;
-    match propagation {
-        libc::MS_SHARED => {}
-        libc::MS_SLAVE => sys::mount_setattr(tree.as_fd(), true, 0, 0, libc::MS_SLAVE)?,
-        _ => sys::mount_setattr(tree.as_fd(), true, 0, 0, libc::MS_PRIVATE)?,
-    }
-    Ok(tree)
-}
 
 /// The coming root, for look-ups that happen before the clone (passwd).
 pub(super) struct RootFs(OwnedFd);
@@ -68,19 +47,22 @@ impl RootFs {
     }
 }
 
-/// The step that makes the root.
+/// The step that makes the root; `in_its_place` in a copy of the host's mount namespace, for hooks that look for it there.
 pub(super) fn root(
     spec: &Spec,
     bundle: &Path,
     host_overlay: bool,
+    in_its_place: bool,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<RootFs, PlanError> {
     let configured = spec.root().as_ref().ok_or_else(|| PlanError::new("root", "is missing"))?;
     let path = bundle.join(configured.path());
     let fail = |errno| PlanError::path("root.path", &path, errno);
-    let tree = open_tree(&path, !host_overlay, wanted_propagation(spec).unwrap_or(0)).map_err(fail)?;
-    if wanted_propagation(spec) == Some(libc::MS_SHARED) {
+    // What an overlay is made of receives nothing any more.
+    let kept = if host_overlay { libc::MS_PRIVATE } else { wanted_propagation(spec) };
+    let tree = open_tree(&path, !host_overlay, kept).map_err(fail)?;
+    if kept == libc::MS_SHARED {
         // pivot_root(2) takes no shared root, so this one mount leaves its peers, and is shared anew after the pivot (as
         // with runc); what is mounted below it stays among them.
         sys::mount_setattr(tree.as_fd(), false, 0, 0, libc::MS_PRIVATE).map_err(fail)?;
@@ -94,7 +76,8 @@ pub(super) fn root(
     steps.push(if host_overlay {
         Step::OverlayRoot { lower: tree, upper_size: CString::default() }
     } else {
-        Step::AttachRoot { tree }
+        let place = std::fs::canonicalize(&path).ok().filter(|_| in_its_place);
+        Step::AttachRoot { tree, place: path_text("root.path", place.as_deref().unwrap_or(Path::new("/")))? }
     });
     Ok(look)
 }
@@ -106,9 +89,24 @@ pub(super) fn root_propagation(spec: &Spec) -> Option<Step> {
     Some(Step::RootPropagation(if recursive { kind | libc::MS_REC } else { kind }))
 }
 
-/// The kind in `linux.rootfsPropagation`: it is also what bind mounts get that name none.
-fn wanted_propagation(spec: &Spec) -> Option<u64> {
-    propagation(spec.linux().as_ref()?.rootfs_propagation().as_deref()?).map(|(kind, _)| kind)
+/// The kind in `linux.rootfsPropagation`: it is also what bind mounts get that name none. Without it they are slaves, as
+/// with runc: a volume that the host unmounts, or mounts something on, does so in the container as well.
+pub(super) fn wanted_propagation(spec: &Spec) -> u64 {
+    let wanted = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    wanted.and_then(propagation).map_or(libc::MS_SLAVE, |(kind, _)| kind)
+}
+
+/// One entry of `mounts`.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    /// Its name in messages.
+    pub field: &'a str,
+    /// Its position.
+    pub index: u16,
+    /// Where it goes, as the container sees it.
+    pub destination: &'a Path,
+    /// What config.json says.
+    pub mount: &'a Mount,
 }
 
 /// The mounts of config.json, in its order.
@@ -121,7 +119,11 @@ pub(super) fn list(
     steps: &mut Vec<Step>,
 ) -> Result<(), PlanError> {
     let mut last = Vec::new();
-    let mut mapped = id_maps::Namespaces::new(spec);
+    let names = RootNames::of(spec, bundle);
+    let joined = launch.plan.user_namespace.and_then(|fd| launch.fds.get(usize::from(fd.0)));
+    let joined = joined.map(OwnedFd::try_clone).transpose();
+    let joined = joined.map_err(|error| PlanError::new("linux.namespaces", error.to_string()))?;
+    let mut binds = Binds { spec, bundle, root: &names, own_users, mapped: id_maps::Namespaces::new(spec, joined) };
     let label = mount_label(spec)?;
     for (position, mount) in spec.mounts().iter().flatten().enumerate() {
         let index = u16::try_from(position).ok().filter(|index| *index != u16::MAX);
@@ -129,19 +131,22 @@ pub(super) fn list(
         let field = format!("mounts[{position}]");
         let no_options = Vec::new();
         let mut options = Options::parse(&format!("{field}.options"), mount.options().as_ref().unwrap_or(&no_options))?;
-        options.default_propagation = wanted_propagation(spec).unwrap_or(0);
+        let renamed = names.inside(mount.destination());
+        let destination = renamed.as_deref().unwrap_or(mount.destination());
+        let entry = Entry { field: &field, index, destination, mount };
         let fstype = mount.typ().as_deref().unwrap_or("none");
         if options.remount {
-            let target = target(&field, mount.destination(), TargetKind::Directory, false)?;
+            let target = target(&entry, TargetKind::Directory, false)?;
             steps.push(Step::Remount { index, target, attrs: options.attrs });
         } else if options.bind || fstype == "bind" {
-            steps.push(bind(&field, index, mount, options, bundle, launch, &mut mapped)?);
+            let step = binds.step(&entry, &options, launch, steps)?;
+            steps.push(step);
         } else if fstype == "cgroup" || fstype == "cgroup2" {
             let cgroups = cgroup_mounts::Layout::read(own_cgroup_namespace);
-            cgroups.mount(&field, index, mount.destination(), &options, launch, steps)?;
+            cgroups.mount(&entry, &options, launch, steps)?;
         } else {
             options.parameters.extend(label.clone().filter(|_| takes_label(fstype)));
-            if let Some((namespace, recursive)) = mapped.of_mount(&field, mount, options.id_map.as_ref())? {
+            if let Some((namespace, recursive)) = binds.mapped.of_mount(&field, mount, options.id_map.as_ref())? {
                 if own_users {
                     let problem = "a new file system cannot have its ids mapped in a container with a user namespace";
                     return Err(PlanError::new(field, problem));
@@ -149,71 +154,22 @@ pub(super) fn list(
                 let copy = namespace.try_clone().map_err(|error| PlanError::new(&field, error.to_string()))?;
                 (options.attrs.id_map, options.attrs.id_map_recursive) = (Some(launch.add_fd(copy)), recursive);
             }
-            steps.push(filesystem(&field, index, mount, fstype, options, &mut last)?);
+            steps.push(filesystem(&entry, fstype, options, &mut last)?);
         }
     }
     steps.append(&mut last);
     Ok(())
 }
 
-fn bind(
-    field: &str,
-    index: u16,
-    mount: &Mount,
-    options: Options,
-    bundle: &Path,
-    launch: &mut Launch,
-    mapped: &mut id_maps::Namespaces<'_>,
-) -> Result<Step, PlanError> {
-    if let Some(parameter) = options.for_new_superblock() {
-        let problem = format!(
-            "{}: bind mounts cannot have any filesystem-specific options applied",
-            parameter.key.to_string_lossy()
-        );
-        return Err(PlanError::new(format!("{field}.options"), problem));
-    }
-    if options.copy_up {
-        return Err(PlanError::new(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
-    }
-    let source = mount.source().as_ref();
-    let source = source.ok_or_else(|| PlanError::new(format!("{field}.source"), "a bind mount needs a source"))?;
-    let source = bundle.join(source);
-    let fail = |errno| PlanError::path(format!("{field}.source"), &source, errno);
-    if options.copy_symlink
-        && let Ok(to) = std::fs::read_link(&source)
-    {
-        let path = target(field, mount.destination(), TargetKind::File, false)?.path;
-        let to = std::os::unix::ffi::OsStringExt::into_vec(to.into_os_string());
-        return Ok(Step::Symlink { path, to: c_string(field, to)? });
-    }
-    let kept = match options.attrs.propagation {
-        0 => options.default_propagation,
-        kind => kind,
-    };
-    let tree = open_tree_as(&source, options.recursive_bind, !options.source_no_follow, kept).map_err(fail)?;
-    if let Some((namespace, recursive)) = mapped.of_mount(field, mount, options.id_map.as_ref())? {
-        id_maps::apply(field, &tree, namespace, recursive)?;
-    }
-    let is_directory = FileType::from_raw_mode(rustix::fs::fstat(&tree).map_err(fail)?.st_mode) == FileType::Directory;
-    let kind = if is_directory { TargetKind::Directory } else { TargetKind::File };
-    let target = target(field, mount.destination(), kind, false)?;
-    Ok(Step::MountTree { index, target, tree: launch.add_fd(tree), attrs: options.attrs })
-}
-
-fn filesystem(
-    field: &str,
-    index: u16,
-    mount: &Mount,
-    fstype: &str,
-    options: Options,
-    last: &mut Vec<Step>,
-) -> Result<Step, PlanError> {
+fn filesystem(entry: &Entry<'_>, fstype: &str, options: Options, last: &mut Vec<Step>) -> Result<Step, PlanError> {
+    let Entry { field, index, mount, .. } = *entry;
     if options.copy_up && fstype != "tmpfs" {
         return Err(PlanError::new(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
     }
     // /proc and /sys reached through a link of the image would be somewhere else than everybody thinks.
     let no_symlinks = fstype == "proc" || fstype == "sysfs";
-    let target = target(field, mount.destination(), TargetKind::Directory, no_symlinks)?;
+    let mut target = target(entry, TargetKind::Directory, no_symlinks)?;
+    target.no_follow = options.destination_no_follow;
     let mut attrs = options.attrs;
     // Device nodes and links have yet to be made in a read-only /dev.
     if target.path.as_bytes() == b"/dev" && attrs.set & libc::MOUNT_ATTR_RDONLY != 0 {
@@ -230,6 +186,7 @@ fn filesystem(
         parameters: options.parameters,
         attrs,
         copy_up: options.copy_up,
+        slot: None,
     })
 }
 
@@ -249,13 +206,17 @@ fn takes_label(fstype: &str) -> bool {
     !matches!(fstype, "proc" | "sysfs" | "mqueue")
 }
 
-pub(super) fn target(field: &str, path: &Path, kind: TargetKind, no_symlinks: bool) -> Result<Target, PlanError> {
+pub(super) fn target(entry: &Entry<'_>, kind: TargetKind, no_symlinks: bool) -> Result<Target, PlanError> {
+    target_at(entry.field, entry.destination, kind, no_symlinks)
+}
+
+pub(super) fn target_at(field: &str, path: &Path, kind: TargetKind, no_symlinks: bool) -> Result<Target, PlanError> {
     let absolute = Path::new("/").join(path);
     // Trailing slashes say nothing, and `/dev/` must be recognised as `/dev`.
     let text = absolute.to_string_lossy();
     let trimmed = text.trim_end_matches('/');
     let path = c_string(&format!("{field}.destination"), if trimmed.is_empty() { "/" } else { trimmed })?;
-    Ok(Target { path, kind, no_symlinks })
+    Ok(Target { path, kind, no_symlinks, no_follow: false })
 }
 
 /// Devices that every container has (runtime-spec, config-linux, "Default Devices"): path, major, minor.
@@ -320,11 +281,11 @@ pub(super) fn devices(
     for (path, (mode, major, minor, uid, gid)) in nodes {
         // mknod of a device is refused in a user namespace: the host's own node is bound instead.
         if in_user_namespace && mode & libc::S_IFMT != libc::S_IFIFO {
-            let tree = open_tree(Path::new(&path), false, 0)
+            let tree = open_tree(Path::new(&path), false, libc::MS_PRIVATE)
                 .map_err(|errno| PlanError::path("linux.devices", Path::new(&path), errno))?;
-            let target = target("linux.devices", Path::new(&path), TargetKind::File, false)?;
-            let tree = launch.add_fd(tree);
-            steps.push(Step::MountTree { index: u16::MAX, target, tree, attrs: MountAttrs::default() });
+            let target = target_at("linux.devices", Path::new(&path), TargetKind::File, false)?;
+            let source = TreeSource::Opened(launch.add_fd(tree));
+            steps.push(Step::MountTree { index: u16::MAX, target, source, attrs: MountAttrs::default(), slot: None });
         } else {
             let path = c_string("linux.devices", path)?;
             steps.push(Step::Device { path, mode, major, minor, uid, gid });
@@ -345,13 +306,37 @@ pub(super) fn devices(
 /// Masked and read-only paths.
 pub(super) fn hide(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), PlanError> {
     let Some(linux) = spec.linux() else { return Ok(()) };
+    let mut slots = 0;
     for path in each_once(linux.readonly_paths()) {
-        steps.push(Step::ReadonlyPath(c_string("linux.readonlyPaths", path.as_str())?));
+        let hidden = hidden_path("linux.readonlyPaths", path, steps, &mut slots)?;
+        steps.push(Step::ReadonlyPath(hidden));
     }
     for path in each_once(linux.masked_paths()) {
-        steps.push(Step::MaskPath(c_string("linux.maskedPaths", path.as_str())?));
+        let hidden = hidden_path("linux.maskedPaths", path, steps, &mut slots)?;
+        steps.push(Step::MaskPath(hidden));
     }
     Ok(())
+}
+
+/// Finds the mount below which the path lies, and has the child remember it: the last one whose destination leads to it.
+fn hidden_path(field: &str, path: &str, steps: &mut [Step], slots: &mut u16) -> Result<HiddenPath, PlanError> {
+    let path = Path::new("/").join(path);
+    let text = path_text(field, &path)?;
+    let covering = steps.iter_mut().rev().find_map(|step| match step {
+        Step::MountFilesystem { target, slot, .. } | Step::MountTree { target, slot, .. } => {
+            below(target.path.as_bytes(), &path).map(|rest| (slot, rest))
+        }
+        _ => None,
+    });
+    let Some((slot, rest)) = covering else {
+        return Ok(HiddenPath { path: text, slot: None, below: CString::default() });
+    };
+    if slot.is_none() {
+        *slots += 1;
+        *slot = NonZero::new(*slots);
+    }
+    let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { &rest };
+    Ok(HiddenPath { path: text, slot: *slot, below: path_text(field, rest)? })
 }
 
 /// Hiding a path twice would only put one more mount on it.

@@ -79,10 +79,15 @@ pub(super) fn steps(
     steps.push(Step::BoundingSet(bits(capabilities.and_then(|caps| caps.bounding().as_ref()))));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let filter = |profile| seccomp::filter(profile, container, init_pid, launch);
-    if let Some(filter) = kept.seccomp.as_ref().map(filter).transpose()? {
-        // As runc: with the privilege while we have it, or as late as can be without.
-        if no_new_privileges { last.push(filter) } else { steps.push(filter) }
+    // As runc: with the privilege while we have it, or as late as can be without. Whoever listens hears of the container
+    // when it is created.
+    let (mut privileged, mut listened) = (None, None);
+    match kept.seccomp.as_ref().map(filter).transpose()? {
+        Some(filter) if !no_new_privileges => privileged = Some(filter),
+        Some(filter @ Step::Seccomp { listener: Some(_), .. }) => listened = Some(filter),
+        filter => last.extend(filter),
     }
+    steps.extend(privileged);
     let groups = user.additional_gids().clone().unwrap_or_default();
     let set_groups = !rootless::denies_setgroups(groups_like);
     if !set_groups && !groups.is_empty() {
@@ -101,6 +106,7 @@ pub(super) fn steps(
     }
     let env = environment(process, root)?;
     steps.push(Step::FindExecutable { candidates: candidates(process, &env)? });
+    steps.extend(listened);
     let argv = process.args().iter().flatten().enumerate();
     let argv = argv.map(|(index, arg)| c_string(&format!("process.args[{index}]"), arg.as_str()));
     last.push(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env });

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::build::PlanError;
 use super::{Launch, SeccompListener, StateText, Step};
 use crate::config::one_line;
+use crate::report::errno_text;
 use crate::seccomp;
 use crate::state::{ContainerState, Status};
 
@@ -66,5 +67,8 @@ fn connect(path: &Path) -> Result<OwnedFd, PlanError> {
         rustix::net::connect(&socket, &address)?;
         Ok(socket)
     };
-    connected().map_err(|errno| PlanError::path("linux.seccomp.listenerPath", path, errno))
+    connected().map_err(|errno| {
+        let problem = format!("{}: failed to connect with seccomp agent: {}", path.display(), errno_text(errno));
+        PlanError::new("linux.seccomp.listenerPath", problem)
+    })
 }

@@ -3,8 +3,8 @@
 use std::ffi::CString;
 
 use super::{
-    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, MountAttrs, Namespace, Rlimit, Scheduler, SeccompListener,
-    SecurityModule, Target,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, MountAttrs, Namespace, Rlimit, Scheduler,
+    SeccompListener, SecurityModule, Slot, Target, TreeSource,
 };
 use crate::seccomp::Instruction;
 
@@ -30,7 +30,7 @@ pub enum Step {
     NewSession,
     /// `unshare(CLONE_NEWCGROUP)`: here, because the namespace's root is the cgroup that the CALLER is in.
     NewCgroupNamespace,
-    /// `unshare(CLONE_NEWTIME)` and its clock offsets; in force from the exec on (Linux 6.1).
+    /// `unshare(CLONE_NEWTIME)` and its clock offsets; in force at once.
     NewTimeNamespace {
         /// The text for `/proc/self/timens_offsets`, lines `clock seconds nanoseconds`; may be empty.
         offsets: Vec<u8>,
@@ -82,6 +82,8 @@ pub enum Step {
     AttachRoot {
         /// From open_tree(2) with `OPEN_TREE_CLONE`.
         tree: FdIndex,
+        /// Where: `/`, or for hooks that enter the mount namespace and look for it there, its path on the host.
+        place: CString,
     },
     /// Make the coming root an overlay: `lower` read-only below, a fresh tmpfs above that goes with the container.
     OverlayRoot {
@@ -106,17 +108,21 @@ pub enum Step {
         attrs: MountAttrs,
         /// Fill it with a copy of what the target holds (option `tmpcopyup`).
         copy_up: bool,
+        /// As what the child remembers it.
+        slot: Slot,
     },
-    /// Attach a detached tree (a bind mount; the source was opened before the clone).
+    /// Attach a detached tree (a bind mount).
     MountTree {
         /// Position in config.json's `mounts`, for messages; `u16::MAX` for mounts of our own (devices).
         index: u16,
         /// Where.
         target: Target,
-        /// From open_tree(2) with `OPEN_TREE_CLONE`.
-        tree: FdIndex,
+        /// Where it comes from.
+        source: TreeSource,
         /// Mount attributes.
         attrs: MountAttrs,
+        /// As what the child remembers it.
+        slot: Slot,
     },
     /// Change the attributes of what is mounted at the target already (option `remount`).
     Remount {
@@ -158,10 +164,10 @@ pub enum Step {
     /// Make the root mount read-only.
     ReadonlyRoot,
     /// Make a path read-only by a bind mount upon itself; a missing path is fine.
-    ReadonlyPath(CString),
+    ReadonlyPath(HiddenPath),
     /// Hide a path: a directory under an empty read-only one, a file under the container's
     /// /dev/null, verified to be character device 1:3 (CVE-2025-31133); a missing path is fine.
-    MaskPath(CString),
+    MaskPath(HiddenPath),
     /// umask(2)
     Umask(u32),
     /// `/proc/self/oom_score_adj`
@@ -318,7 +324,7 @@ impl Step {
                 format!("mounts[{index}] {}", text(&target.path))
             }
             Step::Device { path, .. } | Step::Symlink { path, .. } => text(path),
-            Step::MaskPath(path) | Step::ReadonlyPath(path) => text(path),
+            Step::MaskPath(hidden) | Step::ReadonlyPath(hidden) => text(&hidden.path),
             Step::WorkingDirectory(path) => format!("process.cwd {}", text(path)),
             Step::OomScoreAdj(value) => format!("process.oomScoreAdj {value}"),
             Step::Rlimit(Rlimit { resource, soft, hard }) => {

@@ -61,10 +61,11 @@ fn config(namespaces: &[Value], linux: Value) -> Value {
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "rnoexec"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755", "ro", "strictatime"]},
             {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
-            {"destination": "/job/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+            {"destination": "/job/deep", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "rsync"]},
             {"destination": "/dangling/file", "type": "bind", "source": "rootfs/program", "options": ["ro", "private"]},
             {"destination": "/out/of/here", "type": "bind", "source": "rootfs", "options": ["rbind", "rro"]},
             {"destination": "/job/deep", "type": "none", "options": ["remount", "noexec"]},
+            {"destination": "/again", "type": "bind", "source": "rootfs/job/deep", "options": ["rbind", "ro"]},
             {"destination": "/filled", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]},
         ],
         "hooks": {
@@ -139,8 +140,14 @@ pub struct Rich {
 }
 
 impl Rich {
-    /// With everything that a launch can have; `park` is where it waits for its start.
-    pub fn build(spec: &Spec, bundle: &Path, container: ContainerState, park: Option<OwnedFd>) -> Rich {
+    /// With everything that a launch can have, by a zygote or not; `park` is where it waits for its start.
+    pub fn build(
+        from_zygote: bool,
+        spec: &Spec,
+        bundle: &Path,
+        container: ContainerState,
+        park: Option<OwnedFd>,
+    ) -> Rich {
         let (status, childs_status) = pair();
         let (console, io) = io(spec.process().as_ref().unwrap());
         let options = BuildOptions {
@@ -154,7 +161,7 @@ impl Rich {
             new_keyring: true,
             park,
             cgroup: None,
-            from_zygote: false,
+            from_zygote,
             die_with_parent: Some(9),
         };
         Rich { launch: build(spec, options).unwrap(), status, console }

@@ -4,7 +4,7 @@
 // capnp binary version: 0.9.2
 // capnpc crate version: 0.27.0
 
-pub const PLAN_VERSION: u16 = 2;
+pub const PLAN_VERSION: u16 = 3;
 
 pub mod plan {
     #[derive(Copy, Clone)]
@@ -2716,6 +2716,10 @@ pub mod target {
         pub fn get_no_symlinks(self) -> bool {
             self.reader.get_bool_field(16)
         }
+        #[inline]
+        pub fn get_no_follow(self) -> bool {
+            self.reader.get_bool_field(17)
+        }
     }
 
     pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
@@ -2802,6 +2806,14 @@ pub mod target {
         pub fn set_no_symlinks(&mut self, value: bool)  {
             self.builder.set_bool_field(16, value);
         }
+        #[inline]
+        pub fn get_no_follow(self) -> bool {
+            self.builder.get_bool_field(17)
+        }
+        #[inline]
+        pub fn set_no_follow(&mut self, value: bool)  {
+            self.builder.set_bool_field(17, value);
+        }
     }
 
     pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
@@ -2813,7 +2825,7 @@ pub mod target {
     impl Pipeline  {
     }
     mod _private {
-        pub(crate) static ENCODED_NODE: [::capnp::Word; 63] = [
+        pub(crate) static ENCODED_NODE: [::capnp::Word; 79] = [
             ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
             ::capnp::word(224, 238, 173, 165, 201, 4, 183, 230),
             ::capnp::word(11, 0, 0, 0, 1, 0, 1, 0),
@@ -2823,35 +2835,42 @@ pub mod target {
             ::capnp::word(21, 0, 0, 0, 146, 0, 0, 0),
             ::capnp::word(29, 0, 0, 0, 7, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(25, 0, 0, 0, 175, 0, 0, 0),
+            ::capnp::word(25, 0, 0, 0, 231, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
             ::capnp::word(110, 112, 58, 84, 97, 114, 103, 101),
             ::capnp::word(116, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 1, 0, 1, 0),
-            ::capnp::word(12, 0, 0, 0, 3, 0, 4, 0),
+            ::capnp::word(16, 0, 0, 0, 3, 0, 4, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(69, 0, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(97, 0, 0, 0, 42, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(64, 0, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(76, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(92, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(104, 0, 0, 0, 2, 0, 1, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 1, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(73, 0, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(101, 0, 0, 0, 42, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(68, 0, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(80, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(96, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(108, 0, 0, 0, 2, 0, 1, 0),
             ::capnp::word(2, 0, 0, 0, 16, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 2, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(77, 0, 0, 0, 90, 0, 0, 0),
+            ::capnp::word(105, 0, 0, 0, 90, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(76, 0, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(88, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(104, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(116, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(3, 0, 0, 0, 17, 0, 0, 0),
+            ::capnp::word(0, 0, 1, 0, 3, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(113, 0, 0, 0, 74, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(112, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(124, 0, 0, 0, 2, 0, 1, 0),
             ::capnp::word(112, 97, 116, 104, 0, 0, 0, 0),
             ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -2877,12 +2896,297 @@ pub mod target {
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(110, 111, 70, 111, 108, 108, 111, 119),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
         ];
         pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
             match index {
                 0 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
                 1 => <crate::plan_capnp::TargetKind as ::capnp::introspect::Introspect>::introspect(),
                 2 => <bool as ::capnp::introspect::Introspect>::introspect(),
+                3 => <bool as ::capnp::introspect::Introspect>::introspect(),
+                _ => ::capnp::introspect::panic_invalid_field_index(index),
+            }
+        }
+        pub(crate) fn get_annotation_types(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type {
+            ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+        }
+        pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+        pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+            &ARENA,
+            NONUNION_MEMBERS,
+            MEMBERS_BY_DISCRIMINANT,
+            MEMBERS_BY_NAME
+        );
+        pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2,3];
+        pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+        pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,3,2,0];
+        pub(crate) const TYPE_ID: u64 = 0xe6b7_04c9_a5ad_eee0;
+    }
+}
+
+pub mod hidden_path {
+    #[derive(Copy, Clone)]
+    pub struct Owned(());
+    impl ::capnp::introspect::Introspect for Owned { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types, annotation_types: _private::get_annotation_types, type_id: ::core::any::TypeId::of::<Owned>() }).into() } }
+    impl ::capnp::traits::Owned for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+    impl ::capnp::traits::OwnedStruct for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+    impl ::capnp::traits::Pipelined for Owned { type Pipeline = Pipeline; }
+
+    pub struct Reader<'a> { reader: ::capnp::private::layout::StructReader<'a> }
+    impl <> ::core::marker::Copy for Reader<'_,>  {}
+    impl <> ::core::clone::Clone for Reader<'_,>  {
+        fn clone(&self) -> Self { *self }
+    }
+
+    impl <> ::capnp::traits::HasTypeId for Reader<'_,>  {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <'a,> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,>  {
+        fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+            Self { reader,  }
+        }
+    }
+
+    impl <'a,> ::core::convert::From<Reader<'a,>> for ::capnp::dynamic_value::Reader<'a>  {
+        fn from(reader: Reader<'a,>) -> Self {
+            Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+        }
+    }
+
+    impl <> ::core::fmt::Debug for Reader<'_,>  {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+            core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+        }
+    }
+
+    impl <'a,> ::capnp::traits::FromPointerReader<'a> for Reader<'a,>  {
+        fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(reader.get_struct(default)?.into())
+        }
+    }
+
+    impl <'a,> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,>  {
+        fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+            self.reader
+        }
+    }
+
+    impl <'a,> ::capnp::traits::Imbue<'a> for Reader<'a,>  {
+        fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+            self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+        }
+    }
+
+    impl <'a,> Reader<'a,>  {
+        pub fn reborrow(&self) -> Reader<'_,> {
+            Self { .. *self }
+        }
+
+        pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+            self.reader.total_size()
+        }
+        #[inline]
+        pub fn get_path(self) -> ::capnp::Result<::capnp::data::Reader<'a>> {
+            ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn has_path(&self) -> bool {
+            !self.reader.get_pointer_field(0).is_null()
+        }
+        #[inline]
+        pub fn get_slot(self) -> u16 {
+            self.reader.get_data_field::<u16>(0)
+        }
+        #[inline]
+        pub fn get_below(self) -> ::capnp::Result<::capnp::data::Reader<'a>> {
+            ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(1), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn has_below(&self) -> bool {
+            !self.reader.get_pointer_field(1).is_null()
+        }
+    }
+
+    pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
+    impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
+        const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 1, pointers: 2 };
+    }
+    impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <'a,> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,>  {
+        fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+            Self { builder,  }
+        }
+    }
+
+    impl <'a,> ::core::convert::From<Builder<'a,>> for ::capnp::dynamic_value::Builder<'a>  {
+        fn from(builder: Builder<'a,>) -> Self {
+            Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+        }
+    }
+
+    impl <'a,> ::capnp::traits::ImbueMut<'a> for Builder<'a,>  {
+        fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+            self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+        }
+    }
+
+    impl <'a,> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,>  {
+        fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+            builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+        }
+        fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+        }
+    }
+
+    impl <> ::capnp::traits::SetterInput<Owned<>> for Reader<'_,>  {
+        fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+    }
+
+    impl <'a,> Builder<'a,>  {
+        pub fn into_reader(self) -> Reader<'a,> {
+            self.builder.into_reader().into()
+        }
+        pub fn reborrow(&mut self) -> Builder<'_,> {
+            Builder { builder: self.builder.reborrow() }
+        }
+        pub fn reborrow_as_reader(&self) -> Reader<'_,> {
+            self.builder.as_reader().into()
+        }
+
+        pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+            self.builder.as_reader().total_size()
+        }
+        #[inline]
+        pub fn get_path(self) -> ::capnp::Result<::capnp::data::Builder<'a>> {
+            ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn set_path(&mut self, value: ::capnp::data::Reader<'_>)  {
+            self.builder.reborrow().get_pointer_field(0).set_data(value);
+        }
+        #[inline]
+        pub fn init_path(self, size: u32) -> ::capnp::data::Builder<'a> {
+            self.builder.get_pointer_field(0).init_data(size)
+        }
+        #[inline]
+        pub fn has_path(&self) -> bool {
+            !self.builder.is_pointer_field_null(0)
+        }
+        #[inline]
+        pub fn get_slot(self) -> u16 {
+            self.builder.get_data_field::<u16>(0)
+        }
+        #[inline]
+        pub fn set_slot(&mut self, value: u16)  {
+            self.builder.set_data_field::<u16>(0, value);
+        }
+        #[inline]
+        pub fn get_below(self) -> ::capnp::Result<::capnp::data::Builder<'a>> {
+            ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(1), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn set_below(&mut self, value: ::capnp::data::Reader<'_>)  {
+            self.builder.reborrow().get_pointer_field(1).set_data(value);
+        }
+        #[inline]
+        pub fn init_below(self, size: u32) -> ::capnp::data::Builder<'a> {
+            self.builder.get_pointer_field(1).init_data(size)
+        }
+        #[inline]
+        pub fn has_below(&self) -> bool {
+            !self.builder.is_pointer_field_null(1)
+        }
+    }
+
+    pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
+    impl ::capnp::capability::FromTypelessPipeline for Pipeline {
+        fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+            Self { _typeless: typeless,  }
+        }
+    }
+    impl Pipeline  {
+    }
+    mod _private {
+        pub(crate) static ENCODED_NODE: [::capnp::Word; 62] = [
+            ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+            ::capnp::word(200, 81, 38, 109, 251, 246, 134, 206),
+            ::capnp::word(11, 0, 0, 0, 1, 0, 1, 0),
+            ::capnp::word(141, 134, 30, 86, 118, 222, 22, 221),
+            ::capnp::word(2, 0, 7, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(21, 0, 0, 0, 178, 0, 0, 0),
+            ::capnp::word(29, 0, 0, 0, 7, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(25, 0, 0, 0, 175, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
+            ::capnp::word(110, 112, 58, 72, 105, 100, 100, 101),
+            ::capnp::word(110, 80, 97, 116, 104, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 1, 0, 1, 0),
+            ::capnp::word(12, 0, 0, 0, 3, 0, 4, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(69, 0, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(64, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(76, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 1, 0, 1, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(73, 0, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(68, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(80, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(2, 0, 0, 0, 1, 0, 0, 0),
+            ::capnp::word(0, 0, 1, 0, 2, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(77, 0, 0, 0, 50, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(72, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(84, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(112, 97, 116, 104, 0, 0, 0, 0),
+            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(115, 108, 111, 116, 0, 0, 0, 0),
+            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(98, 101, 108, 111, 119, 0, 0, 0),
+            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+        ];
+        pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
+            match index {
+                0 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
+                1 => <u16 as ::capnp::introspect::Introspect>::introspect(),
+                2 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
                 _ => ::capnp::introspect::panic_invalid_field_index(index),
             }
         }
@@ -2898,8 +3202,8 @@ pub mod target {
         );
         pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2];
         pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-        pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,2,0];
-        pub(crate) const TYPE_ID: u64 = 0xe6b7_04c9_a5ad_eee0;
+        pub(crate) static MEMBERS_BY_NAME : &[u16] = &[2,0,1];
+        pub(crate) const TYPE_ID: u64 = 0xce86_f6fb_6d26_51c8;
     }
 }
 
@@ -4296,7 +4600,7 @@ pub mod step {
                 }
                 9 => {
                     ::core::result::Result::Ok(AttachRoot(
-                        self.reader.get_data_field::<u16>(1)
+                        self.reader.into()
                     ))
                 }
                 10 => {
@@ -4624,9 +4928,11 @@ pub mod step {
             self.builder.set_data_field::<u16>(0, 8);
         }
         #[inline]
-        pub fn set_attach_root(&mut self, value: u16)  {
+        pub fn init_attach_root(mut self, ) -> crate::plan_capnp::step::attach_root::Builder<'a> {
             self.builder.set_data_field::<u16>(0, 9);
-            self.builder.set_data_field::<u16>(1, value);
+            self.builder.set_data_field::<u16>(1, 0u16);
+            self.builder.reborrow().get_pointer_field(0).clear();
+            self.builder.into()
         }
         #[inline]
         pub fn init_overlay_root(mut self, ) -> crate::plan_capnp::step::overlay_root::Builder<'a> {
@@ -4645,6 +4951,7 @@ pub mod step {
             self.builder.reborrow().get_pointer_field(3).clear();
             self.builder.reborrow().get_pointer_field(4).clear();
             self.builder.set_bool_field(32, false);
+            self.builder.set_data_field::<u16>(3, 0u16);
             self.builder.into()
         }
         #[inline]
@@ -4652,8 +4959,13 @@ pub mod step {
             self.builder.set_data_field::<u16>(0, 12);
             self.builder.set_data_field::<u16>(1, 0u16);
             self.builder.reborrow().get_pointer_field(0).clear();
+            self.builder.set_data_field::<u16>(3, 0);
             self.builder.set_data_field::<u16>(2, 0u16);
+            self.builder.reborrow().get_pointer_field(2).clear();
+            self.builder.set_bool_field(32, false);
+            self.builder.set_bool_field(33, false);
             self.builder.reborrow().get_pointer_field(1).clear();
+            self.builder.set_data_field::<u16>(4, 0u16);
             self.builder.into()
         }
         #[inline]
@@ -4691,14 +5003,14 @@ pub mod step {
             self.builder.set_data_field::<u16>(0, 17);
         }
         #[inline]
-        pub fn set_readonly_path(&mut self, value: ::capnp::data::Reader<'_>)  {
+        pub fn set_readonly_path(&mut self, value: crate::plan_capnp::hidden_path::Reader<'_>) -> ::capnp::Result<()> {
             self.builder.set_data_field::<u16>(0, 18);
-            self.builder.reborrow().get_pointer_field(0).set_data(value);
+            ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
         }
         #[inline]
-        pub fn init_readonly_path(self, size: u32) -> ::capnp::data::Builder<'a> {
+        pub fn init_readonly_path(self, ) -> crate::plan_capnp::hidden_path::Builder<'a> {
             self.builder.set_data_field::<u16>(0, 18);
-            self.builder.get_pointer_field(0).init_data(size)
+            ::capnp::traits::FromPointerBuilder::init_pointer(self.builder.get_pointer_field(0), 0)
         }
         #[inline]
         pub fn has_readonly_path(&self) -> bool {
@@ -4706,14 +5018,14 @@ pub mod step {
             !self.builder.is_pointer_field_null(0)
         }
         #[inline]
-        pub fn set_mask_path(&mut self, value: ::capnp::data::Reader<'_>)  {
+        pub fn set_mask_path(&mut self, value: crate::plan_capnp::hidden_path::Reader<'_>) -> ::capnp::Result<()> {
             self.builder.set_data_field::<u16>(0, 19);
-            self.builder.reborrow().get_pointer_field(0).set_data(value);
+            ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
         }
         #[inline]
-        pub fn init_mask_path(self, size: u32) -> ::capnp::data::Builder<'a> {
+        pub fn init_mask_path(self, ) -> crate::plan_capnp::hidden_path::Builder<'a> {
             self.builder.set_data_field::<u16>(0, 19);
-            self.builder.get_pointer_field(0).init_data(size)
+            ::capnp::traits::FromPointerBuilder::init_pointer(self.builder.get_pointer_field(0), 0)
         }
         #[inline]
         pub fn has_mask_path(&self) -> bool {
@@ -5013,7 +5325,7 @@ pub mod step {
                 }
                 9 => {
                     ::core::result::Result::Ok(AttachRoot(
-                        self.builder.get_data_field::<u16>(1)
+                        self.builder.into()
                     ))
                 }
                 10 => {
@@ -5225,7 +5537,7 @@ pub mod step {
     impl Pipeline  {
     }
     mod _private {
-        pub(crate) static ENCODED_NODE: [::capnp::Word; 674] = [
+        pub(crate) static ENCODED_NODE: [::capnp::Word; 667] = [
             ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
             ::capnp::word(252, 254, 18, 230, 228, 9, 166, 134),
             ::capnp::word(11, 0, 0, 0, 1, 0, 6, 0),
@@ -5305,286 +5617,286 @@ pub mod step {
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(124, 5, 0, 0, 3, 0, 1, 0),
             ::capnp::word(136, 5, 0, 0, 2, 0, 1, 0),
-            ::capnp::word(24, 0, 246, 255, 1, 0, 0, 0),
-            ::capnp::word(0, 0, 1, 0, 10, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(24, 0, 246, 255, 0, 0, 0, 0),
+            ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(93, 115, 163, 228, 232, 227, 26, 172),
             ::capnp::word(133, 5, 0, 0, 90, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(132, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(144, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(25, 0, 245, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(228, 43, 115, 226, 174, 121, 121, 148),
-            ::capnp::word(141, 5, 0, 0, 98, 0, 0, 0),
+            ::capnp::word(113, 5, 0, 0, 98, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(26, 0, 244, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(75, 245, 72, 21, 167, 243, 169, 133),
-            ::capnp::word(121, 5, 0, 0, 130, 0, 0, 0),
+            ::capnp::word(93, 5, 0, 0, 130, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(27, 0, 243, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(39, 46, 115, 237, 229, 80, 98, 224),
-            ::capnp::word(101, 5, 0, 0, 82, 0, 0, 0),
+            ::capnp::word(73, 5, 0, 0, 82, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(28, 0, 242, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(70, 210, 110, 9, 207, 177, 91, 133),
-            ::capnp::word(81, 5, 0, 0, 66, 0, 0, 0),
+            ::capnp::word(53, 5, 0, 0, 66, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(29, 0, 241, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(58, 0, 58, 248, 115, 247, 60, 253),
-            ::capnp::word(57, 5, 0, 0, 58, 0, 0, 0),
+            ::capnp::word(29, 5, 0, 0, 58, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(30, 0, 240, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(232, 88, 106, 46, 66, 252, 131, 231),
-            ::capnp::word(33, 5, 0, 0, 66, 0, 0, 0),
+            ::capnp::word(5, 5, 0, 0, 66, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(31, 0, 239, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 34, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(9, 5, 0, 0, 82, 0, 0, 0),
+            ::capnp::word(237, 4, 0, 0, 82, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(8, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(20, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(236, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(248, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(32, 0, 238, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 35, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(17, 5, 0, 0, 106, 0, 0, 0),
+            ::capnp::word(245, 4, 0, 0, 106, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(16, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(28, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(244, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(0, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(33, 0, 237, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 36, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(25, 5, 0, 0, 106, 0, 0, 0),
+            ::capnp::word(253, 4, 0, 0, 106, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(24, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(36, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(252, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(8, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(34, 0, 236, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 37, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(33, 5, 0, 0, 74, 0, 0, 0),
+            ::capnp::word(5, 5, 0, 0, 74, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(32, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(44, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(4, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(16, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(35, 0, 235, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 38, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(41, 5, 0, 0, 50, 0, 0, 0),
+            ::capnp::word(13, 5, 0, 0, 50, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(36, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(48, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(8, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(20, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(36, 0, 234, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 39, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(45, 5, 0, 0, 98, 0, 0, 0),
+            ::capnp::word(17, 5, 0, 0, 98, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(44, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(56, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(16, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(28, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(37, 0, 233, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 40, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(53, 5, 0, 0, 58, 0, 0, 0),
+            ::capnp::word(25, 5, 0, 0, 58, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(48, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(60, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(20, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(32, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(38, 0, 232, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(191, 161, 238, 80, 50, 2, 152, 153),
-            ::capnp::word(57, 5, 0, 0, 50, 0, 0, 0),
+            ::capnp::word(29, 5, 0, 0, 50, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(39, 0, 231, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 45, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(33, 5, 0, 0, 138, 0, 0, 0),
+            ::capnp::word(5, 5, 0, 0, 138, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(36, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(48, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(8, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(20, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(40, 0, 230, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 46, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(45, 5, 0, 0, 98, 0, 0, 0),
+            ::capnp::word(17, 5, 0, 0, 98, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(44, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(56, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(16, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(28, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(41, 0, 229, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(169, 123, 145, 80, 205, 11, 241, 251),
-            ::capnp::word(53, 5, 0, 0, 74, 0, 0, 0),
+            ::capnp::word(25, 5, 0, 0, 74, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(42, 0, 228, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 51, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(33, 5, 0, 0, 106, 0, 0, 0),
+            ::capnp::word(5, 5, 0, 0, 106, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(32, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(44, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(4, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(16, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(43, 0, 227, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 52, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(41, 5, 0, 0, 130, 0, 0, 0),
+            ::capnp::word(13, 5, 0, 0, 130, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(40, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(52, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(12, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(24, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(44, 0, 226, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 53, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(49, 5, 0, 0, 114, 0, 0, 0),
+            ::capnp::word(21, 5, 0, 0, 114, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(48, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(60, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(20, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(32, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(45, 0, 225, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 54, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(57, 5, 0, 0, 122, 0, 0, 0),
+            ::capnp::word(29, 5, 0, 0, 122, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(56, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(84, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(28, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(56, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(46, 0, 224, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 55, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(81, 5, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(53, 5, 0, 0, 42, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(76, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(88, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(48, 5, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(60, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(48, 0, 223, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(58, 139, 92, 122, 143, 106, 167, 197),
-            ::capnp::word(85, 5, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(57, 5, 0, 0, 42, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(3, 0, 222, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(242, 4, 13, 4, 140, 221, 209, 137),
-            ::capnp::word(61, 5, 0, 0, 114, 0, 0, 0),
+            ::capnp::word(33, 5, 0, 0, 114, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(47, 0, 221, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(81, 106, 99, 14, 40, 219, 239, 168),
-            ::capnp::word(41, 5, 0, 0, 66, 0, 0, 0),
+            ::capnp::word(13, 5, 0, 0, 66, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 220, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 62, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(17, 5, 0, 0, 98, 0, 0, 0),
+            ::capnp::word(245, 4, 0, 0, 98, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(16, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(28, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(244, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(0, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(11, 0, 219, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 63, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(25, 5, 0, 0, 106, 0, 0, 0),
+            ::capnp::word(253, 4, 0, 0, 106, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(24, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(36, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(252, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(8, 5, 0, 0, 2, 0, 1, 0),
             ::capnp::word(12, 0, 218, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(108, 67, 119, 142, 158, 4, 25, 197),
-            ::capnp::word(33, 5, 0, 0, 42, 0, 0, 0),
+            ::capnp::word(5, 5, 0, 0, 42, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(13, 0, 217, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 71, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(9, 5, 0, 0, 122, 0, 0, 0),
+            ::capnp::word(237, 4, 0, 0, 122, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(8, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(20, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(236, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(248, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(14, 0, 216, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(1, 105, 131, 31, 29, 79, 45, 239),
-            ::capnp::word(17, 5, 0, 0, 58, 0, 0, 0),
+            ::capnp::word(245, 4, 0, 0, 58, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(15, 0, 215, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(173, 137, 93, 119, 250, 141, 144, 205),
-            ::capnp::word(249, 4, 0, 0, 82, 0, 0, 0),
+            ::capnp::word(221, 4, 0, 0, 82, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(16, 0, 214, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 81, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(229, 4, 0, 0, 90, 0, 0, 0),
+            ::capnp::word(201, 4, 0, 0, 90, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(228, 4, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(240, 4, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(200, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(212, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(17, 0, 213, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 82, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(237, 4, 0, 0, 98, 0, 0, 0),
+            ::capnp::word(209, 4, 0, 0, 98, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(236, 4, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(8, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(208, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(236, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(18, 0, 212, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 83, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(5, 5, 0, 0, 98, 0, 0, 0),
+            ::capnp::word(233, 4, 0, 0, 98, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(4, 5, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(16, 5, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(232, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(244, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(19, 0, 211, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(75, 162, 73, 183, 50, 124, 226, 190),
-            ::capnp::word(13, 5, 0, 0, 106, 0, 0, 0),
+            ::capnp::word(241, 4, 0, 0, 106, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(20, 0, 210, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(134, 77, 23, 97, 215, 113, 156, 231),
-            ::capnp::word(249, 4, 0, 0, 50, 0, 0, 0),
+            ::capnp::word(221, 4, 0, 0, 50, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(21, 0, 209, 255, 0, 0, 0, 0),
             ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(98, 38, 182, 166, 147, 179, 87, 191),
-            ::capnp::word(225, 4, 0, 0, 74, 0, 0, 0),
+            ::capnp::word(197, 4, 0, 0, 74, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(22, 0, 208, 255, 0, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 93, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(205, 4, 0, 0, 74, 0, 0, 0),
+            ::capnp::word(177, 4, 0, 0, 74, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(204, 4, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(216, 4, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(176, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(188, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(23, 0, 207, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 94, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(213, 4, 0, 0, 130, 0, 0, 0),
+            ::capnp::word(185, 4, 0, 0, 130, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(212, 4, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(224, 4, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(184, 4, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(196, 4, 0, 0, 2, 0, 1, 0),
             ::capnp::word(101, 110, 116, 101, 114, 85, 115, 101),
             ::capnp::word(114, 78, 97, 109, 101, 115, 112, 97),
             ::capnp::word(99, 101, 0, 0, 0, 0, 0, 0),
@@ -5664,13 +5976,6 @@ pub mod step {
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(97, 116, 116, 97, 99, 104, 82, 111),
             ::capnp::word(111, 116, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(111, 118, 101, 114, 108, 97, 121, 82),
             ::capnp::word(111, 111, 116, 0, 0, 0, 0, 0),
             ::capnp::word(109, 111, 117, 110, 116, 70, 105, 108),
@@ -5700,20 +6005,20 @@ pub mod step {
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(114, 101, 97, 100, 111, 110, 108, 121),
             ::capnp::word(80, 97, 116, 104, 0, 0, 0, 0),
-            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(200, 81, 38, 109, 251, 246, 134, 206),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(109, 97, 115, 107, 80, 97, 116, 104),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(200, 81, 38, 109, 251, 246, 134, 206),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(117, 109, 97, 115, 107, 0, 0, 0),
@@ -5912,7 +6217,7 @@ pub mod step {
                 6 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
                 7 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
                 8 => <() as ::capnp::introspect::Introspect>::introspect(),
-                9 => <u16 as ::capnp::introspect::Introspect>::introspect(),
+                9 => <crate::plan_capnp::step::attach_root::Owned as ::capnp::introspect::Introspect>::introspect(),
                 10 => <crate::plan_capnp::step::overlay_root::Owned as ::capnp::introspect::Introspect>::introspect(),
                 11 => <crate::plan_capnp::step::mount_filesystem::Owned as ::capnp::introspect::Introspect>::introspect(),
                 12 => <crate::plan_capnp::step::mount_tree::Owned as ::capnp::introspect::Introspect>::introspect(),
@@ -5921,8 +6226,8 @@ pub mod step {
                 15 => <crate::plan_capnp::step::symlink::Owned as ::capnp::introspect::Introspect>::introspect(),
                 16 => <() as ::capnp::introspect::Introspect>::introspect(),
                 17 => <() as ::capnp::introspect::Introspect>::introspect(),
-                18 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
-                19 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
+                18 => <crate::plan_capnp::hidden_path::Owned as ::capnp::introspect::Introspect>::introspect(),
+                19 => <crate::plan_capnp::hidden_path::Owned as ::capnp::introspect::Introspect>::introspect(),
                 20 => <u32 as ::capnp::introspect::Introspect>::introspect(),
                 21 => <i32 as ::capnp::introspect::Introspect>::introspect(),
                 22 => <crate::plan_capnp::rlimit::Owned as ::capnp::introspect::Introspect>::introspect(),
@@ -5970,7 +6275,7 @@ pub mod step {
         pub(crate) static MEMBERS_BY_NAME : &[u16] = &[9,35,25,27,42,14,29,7,0,32,30,37,6,26,41,33,1,45,5,19,44,11,12,47,3,2,4,28,21,10,31,43,16,8,18,17,13,22,48,36,40,34,38,23,15,39,46,20,24];
         pub(crate) const TYPE_ID: u64 = 0x86a6_09e4_e612_fefc;
     }
-    pub enum Which<A0,A1,A2,A3,A4,A5,A6,A7,A8,A9,A10,A11,A12,A13,A14,A15,A16,A17,A18,A19,A20,A21,A22,A23,A24,A25,A26,A27,A28> {
+    pub enum Which<A0,A1,A2,A3,A4,A5,A6,A7,A8,A9,A10,A11,A12,A13,A14,A15,A16,A17,A18,A19,A20,A21,A22,A23,A24,A25,A26,A27,A28,A29> {
         EnterUserNamespace(()),
         JoinNamespace(A0),
         NewSession(()),
@@ -5980,49 +6285,49 @@ pub mod step {
         Hostname(A2),
         Domainname(A3),
         PrivateMounts(()),
-        AttachRoot(u16),
-        OverlayRoot(A4),
-        MountFilesystem(A5),
-        MountTree(A6),
-        Remount(A7),
-        Device(A8),
-        Symlink(A9),
+        AttachRoot(A4),
+        OverlayRoot(A5),
+        MountFilesystem(A6),
+        MountTree(A7),
+        Remount(A8),
+        Device(A9),
+        Symlink(A10),
         PivotRoot(()),
         ReadonlyRoot(()),
-        ReadonlyPath(A10),
-        MaskPath(A11),
+        ReadonlyPath(A11),
+        MaskPath(A12),
         Umask(u32),
         OomScoreAdj(i32),
-        Rlimit(A12),
-        Stdio(A13),
-        WorkingDirectory(A14),
+        Rlimit(A13),
+        Stdio(A14),
+        WorkingDirectory(A15),
         BoundingSet(u64),
-        Identity(A15),
-        Capabilities(A16),
+        Identity(A16),
+        Capabilities(A17),
         NoNewPrivileges(()),
         DieWithParent(u32),
-        FindExecutable(A17),
+        FindExecutable(A18),
         Park(u16),
-        Exec(A18),
-        JoinContainer(A19),
-        Seccomp(A20),
+        Exec(A19),
+        JoinContainer(A20),
+        Seccomp(A21),
         AwaitParent(()),
         RuntimeHooks(()),
-        Hook(A21),
-        SessionKeyring(A22),
-        Sysctl(A23),
-        Scheduler(A24),
+        Hook(A22),
+        SessionKeyring(A23),
+        Sysctl(A24),
+        Scheduler(A25),
         IoPriority(u32),
-        CpuAffinity(A25),
+        CpuAffinity(A26),
         Personality(u32),
-        MemoryPolicy(A26),
-        Label(A27),
-        Terminal(A28),
+        MemoryPolicy(A27),
+        Label(A28),
+        Terminal(A29),
         MoveRoot(()),
         RootPropagation(u64),
     }
-    pub type WhichReader<'a,> = Which<crate::plan_capnp::step::join_namespace::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,::capnp::Result<::capnp::data::Reader<'a>>,::capnp::Result<::capnp::data::Reader<'a>>,crate::plan_capnp::step::overlay_root::Reader<'a>,crate::plan_capnp::step::mount_filesystem::Reader<'a>,crate::plan_capnp::step::mount_tree::Reader<'a>,crate::plan_capnp::step::remount::Reader<'a>,crate::plan_capnp::step::device::Reader<'a>,crate::plan_capnp::step::symlink::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,::capnp::Result<::capnp::data::Reader<'a>>,::capnp::Result<crate::plan_capnp::rlimit::Reader<'a>>,crate::plan_capnp::step::stdio::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,crate::plan_capnp::step::identity::Reader<'a>,::capnp::Result<crate::plan_capnp::capability_sets::Reader<'a>>,::capnp::Result<::capnp::data_list::Reader<'a>>,crate::plan_capnp::step::exec::Reader<'a>,crate::plan_capnp::step::join_container::Reader<'a>,crate::plan_capnp::step::seccomp::Reader<'a>,crate::plan_capnp::step::hook::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,crate::plan_capnp::step::sysctl::Reader<'a>,crate::plan_capnp::step::scheduler::Reader<'a>,::capnp::Result<::capnp::primitive_list::Reader<'a,u64>>,crate::plan_capnp::step::memory_policy::Reader<'a>,crate::plan_capnp::step::label::Reader<'a>,crate::plan_capnp::step::terminal::Reader<'a>>;
-    pub type WhichBuilder<'a,> = Which<crate::plan_capnp::step::join_namespace::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,::capnp::Result<::capnp::data::Builder<'a>>,::capnp::Result<::capnp::data::Builder<'a>>,crate::plan_capnp::step::overlay_root::Builder<'a>,crate::plan_capnp::step::mount_filesystem::Builder<'a>,crate::plan_capnp::step::mount_tree::Builder<'a>,crate::plan_capnp::step::remount::Builder<'a>,crate::plan_capnp::step::device::Builder<'a>,crate::plan_capnp::step::symlink::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,::capnp::Result<::capnp::data::Builder<'a>>,::capnp::Result<crate::plan_capnp::rlimit::Builder<'a>>,crate::plan_capnp::step::stdio::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,crate::plan_capnp::step::identity::Builder<'a>,::capnp::Result<crate::plan_capnp::capability_sets::Builder<'a>>,::capnp::Result<::capnp::data_list::Builder<'a>>,crate::plan_capnp::step::exec::Builder<'a>,crate::plan_capnp::step::join_container::Builder<'a>,crate::plan_capnp::step::seccomp::Builder<'a>,crate::plan_capnp::step::hook::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,crate::plan_capnp::step::sysctl::Builder<'a>,crate::plan_capnp::step::scheduler::Builder<'a>,::capnp::Result<::capnp::primitive_list::Builder<'a,u64>>,crate::plan_capnp::step::memory_policy::Builder<'a>,crate::plan_capnp::step::label::Builder<'a>,crate::plan_capnp::step::terminal::Builder<'a>>;
+    pub type WhichReader<'a,> = Which<crate::plan_capnp::step::join_namespace::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,::capnp::Result<::capnp::data::Reader<'a>>,::capnp::Result<::capnp::data::Reader<'a>>,crate::plan_capnp::step::attach_root::Reader<'a>,crate::plan_capnp::step::overlay_root::Reader<'a>,crate::plan_capnp::step::mount_filesystem::Reader<'a>,crate::plan_capnp::step::mount_tree::Reader<'a>,crate::plan_capnp::step::remount::Reader<'a>,crate::plan_capnp::step::device::Reader<'a>,crate::plan_capnp::step::symlink::Reader<'a>,::capnp::Result<crate::plan_capnp::hidden_path::Reader<'a>>,::capnp::Result<crate::plan_capnp::hidden_path::Reader<'a>>,::capnp::Result<crate::plan_capnp::rlimit::Reader<'a>>,crate::plan_capnp::step::stdio::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,crate::plan_capnp::step::identity::Reader<'a>,::capnp::Result<crate::plan_capnp::capability_sets::Reader<'a>>,::capnp::Result<::capnp::data_list::Reader<'a>>,crate::plan_capnp::step::exec::Reader<'a>,crate::plan_capnp::step::join_container::Reader<'a>,crate::plan_capnp::step::seccomp::Reader<'a>,crate::plan_capnp::step::hook::Reader<'a>,::capnp::Result<::capnp::data::Reader<'a>>,crate::plan_capnp::step::sysctl::Reader<'a>,crate::plan_capnp::step::scheduler::Reader<'a>,::capnp::Result<::capnp::primitive_list::Reader<'a,u64>>,crate::plan_capnp::step::memory_policy::Reader<'a>,crate::plan_capnp::step::label::Reader<'a>,crate::plan_capnp::step::terminal::Reader<'a>>;
+    pub type WhichBuilder<'a,> = Which<crate::plan_capnp::step::join_namespace::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,::capnp::Result<::capnp::data::Builder<'a>>,::capnp::Result<::capnp::data::Builder<'a>>,crate::plan_capnp::step::attach_root::Builder<'a>,crate::plan_capnp::step::overlay_root::Builder<'a>,crate::plan_capnp::step::mount_filesystem::Builder<'a>,crate::plan_capnp::step::mount_tree::Builder<'a>,crate::plan_capnp::step::remount::Builder<'a>,crate::plan_capnp::step::device::Builder<'a>,crate::plan_capnp::step::symlink::Builder<'a>,::capnp::Result<crate::plan_capnp::hidden_path::Builder<'a>>,::capnp::Result<crate::plan_capnp::hidden_path::Builder<'a>>,::capnp::Result<crate::plan_capnp::rlimit::Builder<'a>>,crate::plan_capnp::step::stdio::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,crate::plan_capnp::step::identity::Builder<'a>,::capnp::Result<crate::plan_capnp::capability_sets::Builder<'a>>,::capnp::Result<::capnp::data_list::Builder<'a>>,crate::plan_capnp::step::exec::Builder<'a>,crate::plan_capnp::step::join_container::Builder<'a>,crate::plan_capnp::step::seccomp::Builder<'a>,crate::plan_capnp::step::hook::Builder<'a>,::capnp::Result<::capnp::data::Builder<'a>>,crate::plan_capnp::step::sysctl::Builder<'a>,crate::plan_capnp::step::scheduler::Builder<'a>,::capnp::Result<::capnp::primitive_list::Builder<'a,u64>>,crate::plan_capnp::step::memory_policy::Builder<'a>,crate::plan_capnp::step::label::Builder<'a>,crate::plan_capnp::step::terminal::Builder<'a>>;
 
     pub mod join_namespace {
         #[derive(Copy, Clone)]
@@ -6244,6 +6549,241 @@ pub mod step {
             pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
             pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,0];
             pub(crate) const TYPE_ID: u64 = 0xa2f7_0fa7_02bd_695e;
+        }
+    }
+
+    pub mod attach_root {
+        #[derive(Copy, Clone)]
+        pub struct Owned(());
+        impl ::capnp::introspect::Introspect for Owned { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types, annotation_types: _private::get_annotation_types, type_id: ::core::any::TypeId::of::<Owned>() }).into() } }
+        impl ::capnp::traits::Owned for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+        impl ::capnp::traits::OwnedStruct for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+        impl ::capnp::traits::Pipelined for Owned { type Pipeline = Pipeline; }
+
+        pub struct Reader<'a> { reader: ::capnp::private::layout::StructReader<'a> }
+        impl <> ::core::marker::Copy for Reader<'_,>  {}
+        impl <> ::core::clone::Clone for Reader<'_,>  {
+            fn clone(&self) -> Self { *self }
+        }
+
+        impl <> ::capnp::traits::HasTypeId for Reader<'_,>  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,>  {
+            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                Self { reader,  }
+            }
+        }
+
+        impl <'a,> ::core::convert::From<Reader<'a,>> for ::capnp::dynamic_value::Reader<'a>  {
+            fn from(reader: Reader<'a,>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+            }
+        }
+
+        impl <> ::core::fmt::Debug for Reader<'_,>  {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+            }
+        }
+
+        impl <'a,> ::capnp::traits::FromPointerReader<'a> for Reader<'a,>  {
+            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(reader.get_struct(default)?.into())
+            }
+        }
+
+        impl <'a,> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,>  {
+            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                self.reader
+            }
+        }
+
+        impl <'a,> ::capnp::traits::Imbue<'a> for Reader<'a,>  {
+            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,> Reader<'a,>  {
+            pub fn reborrow(&self) -> Reader<'_,> {
+                Self { .. *self }
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.reader.total_size()
+            }
+            #[inline]
+            pub fn get_tree(self) -> u16 {
+                self.reader.get_data_field::<u16>(1)
+            }
+            #[inline]
+            pub fn get_place(self) -> ::capnp::Result<::capnp::data::Reader<'a>> {
+                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
+            }
+            #[inline]
+            pub fn has_place(&self) -> bool {
+                !self.reader.get_pointer_field(0).is_null()
+            }
+        }
+
+        pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
+        impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 6, pointers: 5 };
+        }
+        impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,>  {
+            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                Self { builder,  }
+            }
+        }
+
+        impl <'a,> ::core::convert::From<Builder<'a,>> for ::capnp::dynamic_value::Builder<'a>  {
+            fn from(builder: Builder<'a,>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+            }
+        }
+
+        impl <'a,> ::capnp::traits::ImbueMut<'a> for Builder<'a,>  {
+            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,>  {
+            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+            }
+            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+            }
+        }
+
+        impl <> ::capnp::traits::SetterInput<Owned<>> for Reader<'_,>  {
+            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+        }
+
+        impl <'a,> Builder<'a,>  {
+            pub fn into_reader(self) -> Reader<'a,> {
+                self.builder.into_reader().into()
+            }
+            pub fn reborrow(&mut self) -> Builder<'_,> {
+                Builder { builder: self.builder.reborrow() }
+            }
+            pub fn reborrow_as_reader(&self) -> Reader<'_,> {
+                self.builder.as_reader().into()
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.builder.as_reader().total_size()
+            }
+            #[inline]
+            pub fn get_tree(self) -> u16 {
+                self.builder.get_data_field::<u16>(1)
+            }
+            #[inline]
+            pub fn set_tree(&mut self, value: u16)  {
+                self.builder.set_data_field::<u16>(1, value);
+            }
+            #[inline]
+            pub fn get_place(self) -> ::capnp::Result<::capnp::data::Builder<'a>> {
+                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
+            }
+            #[inline]
+            pub fn set_place(&mut self, value: ::capnp::data::Reader<'_>)  {
+                self.builder.reborrow().get_pointer_field(0).set_data(value);
+            }
+            #[inline]
+            pub fn init_place(self, size: u32) -> ::capnp::data::Builder<'a> {
+                self.builder.get_pointer_field(0).init_data(size)
+            }
+            #[inline]
+            pub fn has_place(&self) -> bool {
+                !self.builder.is_pointer_field_null(0)
+            }
+        }
+
+        pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
+        impl ::capnp::capability::FromTypelessPipeline for Pipeline {
+            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                Self { _typeless: typeless,  }
+            }
+        }
+        impl Pipeline  {
+        }
+        mod _private {
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 47] = [
+                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                ::capnp::word(93, 115, 163, 228, 232, 227, 26, 172),
+                ::capnp::word(16, 0, 0, 0, 1, 0, 6, 0),
+                ::capnp::word(252, 254, 18, 230, 228, 9, 166, 134),
+                ::capnp::word(5, 0, 7, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(21, 0, 0, 0, 218, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(25, 0, 0, 0, 119, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
+                ::capnp::word(110, 112, 58, 83, 116, 101, 112, 46),
+                ::capnp::word(97, 116, 116, 97, 99, 104, 82, 111),
+                ::capnp::word(111, 116, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(8, 0, 0, 0, 3, 0, 4, 0),
+                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 10, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(41, 0, 0, 0, 42, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(36, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(48, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 104, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(45, 0, 0, 0, 50, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(40, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(52, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(116, 114, 101, 101, 0, 0, 0, 0),
+                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(112, 108, 97, 99, 101, 0, 0, 0),
+                ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ];
+            pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
+                match index {
+                    0 => <u16 as ::capnp::introspect::Introspect>::introspect(),
+                    1 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
+                    _ => ::capnp::introspect::panic_invalid_field_index(index),
+                }
+            }
+            pub(crate) fn get_annotation_types(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type {
+                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+            }
+            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                &ARENA,
+                NONUNION_MEMBERS,
+                MEMBERS_BY_DISCRIMINANT,
+                MEMBERS_BY_NAME
+            );
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1];
+            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,0];
+            pub(crate) const TYPE_ID: u64 = 0xac1a_e3e8_e4a3_735d;
         }
     }
 
@@ -6592,6 +7132,10 @@ pub mod step {
             pub fn get_copy_up(self) -> bool {
                 self.reader.get_bool_field(32)
             }
+            #[inline]
+            pub fn get_slot(self) -> u16 {
+                self.reader.get_data_field::<u16>(3)
+            }
         }
 
         pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
@@ -6742,6 +7286,14 @@ pub mod step {
             pub fn set_copy_up(&mut self, value: bool)  {
                 self.builder.set_bool_field(32, value);
             }
+            #[inline]
+            pub fn get_slot(self) -> u16 {
+                self.builder.get_data_field::<u16>(3)
+            }
+            #[inline]
+            pub fn set_slot(&mut self, value: u16)  {
+                self.builder.set_data_field::<u16>(3, value);
+            }
         }
 
         pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
@@ -6759,7 +7311,7 @@ pub mod step {
             }
         }
         mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 127] = [
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 142] = [
                 ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
                 ::capnp::word(75, 245, 72, 21, 167, 243, 169, 133),
                 ::capnp::word(16, 0, 0, 0, 1, 0, 6, 0),
@@ -6769,63 +7321,70 @@ pub mod step {
                 ::capnp::word(21, 0, 0, 0, 2, 1, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(25, 0, 0, 0, 143, 1, 0, 0),
+                ::capnp::word(25, 0, 0, 0, 199, 1, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
                 ::capnp::word(110, 112, 58, 83, 116, 101, 112, 46),
                 ::capnp::word(109, 111, 117, 110, 116, 70, 105, 108),
                 ::capnp::word(101, 115, 121, 115, 116, 101, 109, 0),
-                ::capnp::word(28, 0, 0, 0, 3, 0, 4, 0),
+                ::capnp::word(32, 0, 0, 0, 3, 0, 4, 0),
                 ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 13, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(181, 0, 0, 0, 50, 0, 0, 0),
+                ::capnp::word(209, 0, 0, 0, 50, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(176, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(188, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(204, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(216, 0, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 14, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(185, 0, 0, 0, 58, 0, 0, 0),
+                ::capnp::word(213, 0, 0, 0, 58, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(180, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(192, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(208, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(220, 0, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(2, 0, 0, 0, 1, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 15, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(189, 0, 0, 0, 58, 0, 0, 0),
+                ::capnp::word(217, 0, 0, 0, 58, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(184, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(196, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(212, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(224, 0, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(3, 0, 0, 0, 2, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 16, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(193, 0, 0, 0, 58, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(188, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(200, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(4, 0, 0, 0, 3, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 17, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(197, 0, 0, 0, 90, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(196, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(224, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(5, 0, 0, 0, 4, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 18, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(221, 0, 0, 0, 50, 0, 0, 0),
+                ::capnp::word(221, 0, 0, 0, 58, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(216, 0, 0, 0, 3, 0, 1, 0),
                 ::capnp::word(228, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(4, 0, 0, 0, 3, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 17, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(225, 0, 0, 0, 90, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(224, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(252, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(5, 0, 0, 0, 4, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 18, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(249, 0, 0, 0, 50, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(244, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(0, 1, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(6, 0, 0, 0, 32, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 95, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(225, 0, 0, 0, 58, 0, 0, 0),
+                ::capnp::word(253, 0, 0, 0, 58, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(220, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(232, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(248, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(4, 1, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(7, 0, 0, 0, 3, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 99, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 1, 0, 0, 42, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(252, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(8, 1, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(105, 110, 100, 101, 120, 0, 0, 0),
                 ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -6887,6 +7446,14 @@ pub mod step {
                 ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 108, 111, 116, 0, 0, 0, 0),
+                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ];
             pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
                 match index {
@@ -6897,6 +7464,7 @@ pub mod step {
                     4 => <::capnp::struct_list::Owned<crate::plan_capnp::fs_parameter::Owned> as ::capnp::introspect::Introspect>::introspect(),
                     5 => <crate::plan_capnp::mount_attrs::Owned as ::capnp::introspect::Introspect>::introspect(),
                     6 => <bool as ::capnp::introspect::Introspect>::introspect(),
+                    7 => <u16 as ::capnp::introspect::Introspect>::introspect(),
                     _ => ::capnp::introspect::panic_invalid_field_index(index),
                 }
             }
@@ -6910,9 +7478,9 @@ pub mod step {
                 MEMBERS_BY_DISCRIMINANT,
                 MEMBERS_BY_NAME
             );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2,3,4,5,6];
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2,3,4,5,6,7];
             pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[5,6,2,0,4,3,1];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[5,6,2,0,4,7,3,1];
             pub(crate) const TYPE_ID: u64 = 0x85a9_f3a7_1548_f54b;
         }
     }
@@ -6991,8 +7559,8 @@ pub mod step {
                 !self.reader.get_pointer_field(0).is_null()
             }
             #[inline]
-            pub fn get_tree(self) -> u16 {
-                self.reader.get_data_field::<u16>(2)
+            pub fn get_source(self) -> crate::plan_capnp::step::mount_tree::source::Reader<'a> {
+                self.reader.into()
             }
             #[inline]
             pub fn get_attrs(self) -> ::capnp::Result<crate::plan_capnp::mount_attrs::Reader<'a>> {
@@ -7001,6 +7569,10 @@ pub mod step {
             #[inline]
             pub fn has_attrs(&self) -> bool {
                 !self.reader.get_pointer_field(1).is_null()
+            }
+            #[inline]
+            pub fn get_slot(self) -> u16 {
+                self.reader.get_data_field::<u16>(4)
             }
         }
 
@@ -7081,12 +7653,17 @@ pub mod step {
                 !self.builder.is_pointer_field_null(0)
             }
             #[inline]
-            pub fn get_tree(self) -> u16 {
-                self.builder.get_data_field::<u16>(2)
+            pub fn get_source(self) -> crate::plan_capnp::step::mount_tree::source::Builder<'a> {
+                self.builder.into()
             }
             #[inline]
-            pub fn set_tree(&mut self, value: u16)  {
-                self.builder.set_data_field::<u16>(2, value);
+            pub fn init_source(mut self, ) -> crate::plan_capnp::step::mount_tree::source::Builder<'a> {
+                self.builder.set_data_field::<u16>(3, 0);
+                self.builder.set_data_field::<u16>(2, 0u16);
+                self.builder.reborrow().get_pointer_field(2).clear();
+                self.builder.set_bool_field(32, false);
+                self.builder.set_bool_field(33, false);
+                self.builder.into()
             }
             #[inline]
             pub fn get_attrs(self) -> ::capnp::Result<crate::plan_capnp::mount_attrs::Builder<'a>> {
@@ -7104,6 +7681,14 @@ pub mod step {
             pub fn has_attrs(&self) -> bool {
                 !self.builder.is_pointer_field_null(1)
             }
+            #[inline]
+            pub fn get_slot(self) -> u16 {
+                self.builder.get_data_field::<u16>(4)
+            }
+            #[inline]
+            pub fn set_slot(&mut self, value: u16)  {
+                self.builder.set_data_field::<u16>(4, value);
+            }
         }
 
         pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
@@ -7116,12 +7701,15 @@ pub mod step {
             pub fn get_target(&self) -> crate::plan_capnp::target::Pipeline {
                 ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
             }
+            pub fn get_source(&self) -> crate::plan_capnp::step::mount_tree::source::Pipeline {
+                ::capnp::capability::FromTypelessPipeline::new(self._typeless.noop())
+            }
             pub fn get_attrs(&self) -> crate::plan_capnp::mount_attrs::Pipeline {
                 ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(1))
             }
         }
         mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 77] = [
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 85] = [
                 ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
                 ::capnp::word(39, 46, 115, 237, 229, 80, 98, 224),
                 ::capnp::word(16, 0, 0, 0, 1, 0, 6, 0),
@@ -7131,35 +7719,35 @@ pub mod step {
                 ::capnp::word(21, 0, 0, 0, 210, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(25, 0, 0, 0, 231, 0, 0, 0),
+                ::capnp::word(25, 0, 0, 0, 31, 1, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
                 ::capnp::word(110, 112, 58, 83, 116, 101, 112, 46),
                 ::capnp::word(109, 111, 117, 110, 116, 84, 114, 101),
                 ::capnp::word(101, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(16, 0, 0, 0, 3, 0, 4, 0),
+                ::capnp::word(20, 0, 0, 0, 3, 0, 4, 0),
                 ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 19, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(97, 0, 0, 0, 50, 0, 0, 0),
+                ::capnp::word(125, 0, 0, 0, 50, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(92, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(104, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(120, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(132, 0, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 20, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(101, 0, 0, 0, 58, 0, 0, 0),
+                ::capnp::word(129, 0, 0, 0, 58, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(96, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(108, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(2, 0, 0, 0, 2, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 21, 0, 0, 0),
+                ::capnp::word(124, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(136, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(2, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(132, 179, 35, 24, 180, 51, 222, 132),
+                ::capnp::word(133, 0, 0, 0, 58, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(105, 0, 0, 0, 42, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(100, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(112, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(3, 0, 0, 0, 1, 0, 0, 0),
                 ::capnp::word(0, 0, 1, 0, 22, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -7167,6 +7755,13 @@ pub mod step {
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(104, 0, 0, 0, 3, 0, 1, 0),
                 ::capnp::word(116, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(4, 0, 0, 0, 4, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 103, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(113, 0, 0, 0, 42, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(108, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(120, 0, 0, 0, 2, 0, 1, 0),
                 ::capnp::word(105, 110, 100, 101, 120, 0, 0, 0),
                 ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -7183,14 +7778,7 @@ pub mod step {
                 ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(116, 114, 101, 101, 0, 0, 0, 0),
-                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 111, 117, 114, 99, 101, 0, 0),
                 ::capnp::word(97, 116, 116, 114, 115, 0, 0, 0),
                 ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(65, 97, 97, 117, 79, 11, 79, 167),
@@ -7199,13 +7787,22 @@ pub mod step {
                 ::capnp::word(16, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 108, 111, 116, 0, 0, 0, 0),
+                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ];
             pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
                 match index {
                     0 => <u16 as ::capnp::introspect::Introspect>::introspect(),
                     1 => <crate::plan_capnp::target::Owned as ::capnp::introspect::Introspect>::introspect(),
-                    2 => <u16 as ::capnp::introspect::Introspect>::introspect(),
+                    2 => <crate::plan_capnp::step::mount_tree::source::Owned as ::capnp::introspect::Introspect>::introspect(),
                     3 => <crate::plan_capnp::mount_attrs::Owned as ::capnp::introspect::Introspect>::introspect(),
+                    4 => <u16 as ::capnp::introspect::Introspect>::introspect(),
                     _ => ::capnp::introspect::panic_invalid_field_index(index),
                 }
             }
@@ -7219,10 +7816,524 @@ pub mod step {
                 MEMBERS_BY_DISCRIMINANT,
                 MEMBERS_BY_NAME
             );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2,3];
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2,3,4];
             pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[3,0,1,2];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[3,0,4,2,1];
             pub(crate) const TYPE_ID: u64 = 0xe062_50e5_ed73_2e27;
+        }
+
+        pub mod source {
+            pub use self::Which::{Opened,Container};
+
+            #[derive(Copy, Clone)]
+            pub struct Owned(());
+            impl ::capnp::introspect::Introspect for Owned { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types, annotation_types: _private::get_annotation_types, type_id: ::core::any::TypeId::of::<Owned>() }).into() } }
+            impl ::capnp::traits::Owned for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+            impl ::capnp::traits::OwnedStruct for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+            impl ::capnp::traits::Pipelined for Owned { type Pipeline = Pipeline; }
+
+            pub struct Reader<'a> { reader: ::capnp::private::layout::StructReader<'a> }
+            impl <> ::core::marker::Copy for Reader<'_,>  {}
+            impl <> ::core::clone::Clone for Reader<'_,>  {
+                fn clone(&self) -> Self { *self }
+            }
+
+            impl <> ::capnp::traits::HasTypeId for Reader<'_,>  {
+                const TYPE_ID: u64 = _private::TYPE_ID;
+            }
+            impl <'a,> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,>  {
+                fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                    Self { reader,  }
+                }
+            }
+
+            impl <'a,> ::core::convert::From<Reader<'a,>> for ::capnp::dynamic_value::Reader<'a>  {
+                fn from(reader: Reader<'a,>) -> Self {
+                    Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+                }
+            }
+
+            impl <> ::core::fmt::Debug for Reader<'_,>  {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                    core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+                }
+            }
+
+            impl <'a,> ::capnp::traits::FromPointerReader<'a> for Reader<'a,>  {
+                fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                    ::core::result::Result::Ok(reader.get_struct(default)?.into())
+                }
+            }
+
+            impl <'a,> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,>  {
+                fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                    self.reader
+                }
+            }
+
+            impl <'a,> ::capnp::traits::Imbue<'a> for Reader<'a,>  {
+                fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                    self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+                }
+            }
+
+            impl <'a,> Reader<'a,>  {
+                pub fn reborrow(&self) -> Reader<'_,> {
+                    Self { .. *self }
+                }
+
+                pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                    self.reader.total_size()
+                }
+                #[inline]
+                pub fn which(self) -> ::core::result::Result<WhichReader<'a,>, ::capnp::NotInSchema> {
+                    match self.reader.get_data_field::<u16>(3) {
+                        0 => {
+                            ::core::result::Result::Ok(Opened(
+                                self.reader.get_data_field::<u16>(2)
+                            ))
+                        }
+                        1 => {
+                            ::core::result::Result::Ok(Container(
+                                self.reader.into()
+                            ))
+                        }
+                        x => ::core::result::Result::Err(::capnp::NotInSchema(x))
+                    }
+                }
+            }
+
+            pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
+            impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
+                const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 6, pointers: 5 };
+            }
+            impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
+                const TYPE_ID: u64 = _private::TYPE_ID;
+            }
+            impl <'a,> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,>  {
+                fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                    Self { builder,  }
+                }
+            }
+
+            impl <'a,> ::core::convert::From<Builder<'a,>> for ::capnp::dynamic_value::Builder<'a>  {
+                fn from(builder: Builder<'a,>) -> Self {
+                    Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+                }
+            }
+
+            impl <'a,> ::capnp::traits::ImbueMut<'a> for Builder<'a,>  {
+                fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                    self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+                }
+            }
+
+            impl <'a,> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,>  {
+                fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                    builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+                }
+                fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                    ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+                }
+            }
+
+            impl <> ::capnp::traits::SetterInput<Owned<>> for Reader<'_,>  {
+                fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+            }
+
+            impl <'a,> Builder<'a,>  {
+                pub fn into_reader(self) -> Reader<'a,> {
+                    self.builder.into_reader().into()
+                }
+                pub fn reborrow(&mut self) -> Builder<'_,> {
+                    Builder { builder: self.builder.reborrow() }
+                }
+                pub fn reborrow_as_reader(&self) -> Reader<'_,> {
+                    self.builder.as_reader().into()
+                }
+
+                pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                    self.builder.as_reader().total_size()
+                }
+                #[inline]
+                pub fn set_opened(&mut self, value: u16)  {
+                    self.builder.set_data_field::<u16>(3, 0);
+                    self.builder.set_data_field::<u16>(2, value);
+                }
+                #[inline]
+                pub fn init_container(mut self, ) -> crate::plan_capnp::step::mount_tree::source::container::Builder<'a> {
+                    self.builder.set_data_field::<u16>(3, 1);
+                    self.builder.reborrow().get_pointer_field(2).clear();
+                    self.builder.set_bool_field(32, false);
+                    self.builder.set_bool_field(33, false);
+                    self.builder.into()
+                }
+                #[inline]
+                pub fn which(self) -> ::core::result::Result<WhichBuilder<'a,>, ::capnp::NotInSchema> {
+                    match self.builder.get_data_field::<u16>(3) {
+                        0 => {
+                            ::core::result::Result::Ok(Opened(
+                                self.builder.get_data_field::<u16>(2)
+                            ))
+                        }
+                        1 => {
+                            ::core::result::Result::Ok(Container(
+                                self.builder.into()
+                            ))
+                        }
+                        x => ::core::result::Result::Err(::capnp::NotInSchema(x))
+                    }
+                }
+            }
+
+            pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
+            impl ::capnp::capability::FromTypelessPipeline for Pipeline {
+                fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                    Self { _typeless: typeless,  }
+                }
+            }
+            impl Pipeline  {
+            }
+            mod _private {
+                pub(crate) static ENCODED_NODE: [::capnp::Word; 42] = [
+                    ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                    ::capnp::word(132, 179, 35, 24, 180, 51, 222, 132),
+                    ::capnp::word(26, 0, 0, 0, 1, 0, 6, 0),
+                    ::capnp::word(39, 46, 115, 237, 229, 80, 98, 224),
+                    ::capnp::word(5, 0, 7, 0, 1, 0, 2, 0),
+                    ::capnp::word(3, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(21, 0, 0, 0, 10, 1, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(29, 0, 0, 0, 119, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
+                    ::capnp::word(110, 112, 58, 83, 116, 101, 112, 46),
+                    ::capnp::word(109, 111, 117, 110, 116, 84, 114, 101),
+                    ::capnp::word(101, 46, 115, 111, 117, 114, 99, 101),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(8, 0, 0, 0, 3, 0, 4, 0),
+                    ::capnp::word(0, 0, 255, 255, 2, 0, 0, 0),
+                    ::capnp::word(0, 0, 1, 0, 21, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(41, 0, 0, 0, 58, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(36, 0, 0, 0, 3, 0, 1, 0),
+                    ::capnp::word(48, 0, 0, 0, 2, 0, 1, 0),
+                    ::capnp::word(1, 0, 254, 255, 0, 0, 0, 0),
+                    ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(14, 19, 47, 25, 187, 221, 185, 136),
+                    ::capnp::word(45, 0, 0, 0, 82, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(111, 112, 101, 110, 101, 100, 0, 0),
+                    ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(99, 111, 110, 116, 97, 105, 110, 101),
+                    ::capnp::word(114, 0, 0, 0, 0, 0, 0, 0),
+                ];
+                pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
+                    match index {
+                        0 => <u16 as ::capnp::introspect::Introspect>::introspect(),
+                        1 => <crate::plan_capnp::step::mount_tree::source::container::Owned as ::capnp::introspect::Introspect>::introspect(),
+                        _ => ::capnp::introspect::panic_invalid_field_index(index),
+                    }
+                }
+                pub(crate) fn get_annotation_types(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type {
+                    ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+                }
+                pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+                pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                    &ARENA,
+                    NONUNION_MEMBERS,
+                    MEMBERS_BY_DISCRIMINANT,
+                    MEMBERS_BY_NAME
+                );
+                pub(crate) static NONUNION_MEMBERS : &[u16] = &[];
+                pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[0,1];
+                pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,0];
+                pub(crate) const TYPE_ID: u64 = 0x84de_33b4_1823_b384;
+            }
+            pub enum Which<A0> {
+                Opened(u16),
+                Container(A0),
+            }
+            pub type WhichReader<'a,> = Which<crate::plan_capnp::step::mount_tree::source::container::Reader<'a>>;
+            pub type WhichBuilder<'a,> = Which<crate::plan_capnp::step::mount_tree::source::container::Builder<'a>>;
+
+            pub mod container {
+                #[derive(Copy, Clone)]
+                pub struct Owned(());
+                impl ::capnp::introspect::Introspect for Owned { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types, annotation_types: _private::get_annotation_types, type_id: ::core::any::TypeId::of::<Owned>() }).into() } }
+                impl ::capnp::traits::Owned for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+                impl ::capnp::traits::OwnedStruct for Owned { type Reader<'a> = Reader<'a>; type Builder<'a> = Builder<'a>; }
+                impl ::capnp::traits::Pipelined for Owned { type Pipeline = Pipeline; }
+
+                pub struct Reader<'a> { reader: ::capnp::private::layout::StructReader<'a> }
+                impl <> ::core::marker::Copy for Reader<'_,>  {}
+                impl <> ::core::clone::Clone for Reader<'_,>  {
+                    fn clone(&self) -> Self { *self }
+                }
+
+                impl <> ::capnp::traits::HasTypeId for Reader<'_,>  {
+                    const TYPE_ID: u64 = _private::TYPE_ID;
+                }
+                impl <'a,> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,>  {
+                    fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                        Self { reader,  }
+                    }
+                }
+
+                impl <'a,> ::core::convert::From<Reader<'a,>> for ::capnp::dynamic_value::Reader<'a>  {
+                    fn from(reader: Reader<'a,>) -> Self {
+                        Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+                    }
+                }
+
+                impl <> ::core::fmt::Debug for Reader<'_,>  {
+                    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                        core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+                    }
+                }
+
+                impl <'a,> ::capnp::traits::FromPointerReader<'a> for Reader<'a,>  {
+                    fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                        ::core::result::Result::Ok(reader.get_struct(default)?.into())
+                    }
+                }
+
+                impl <'a,> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,>  {
+                    fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                        self.reader
+                    }
+                }
+
+                impl <'a,> ::capnp::traits::Imbue<'a> for Reader<'a,>  {
+                    fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                        self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+                    }
+                }
+
+                impl <'a,> Reader<'a,>  {
+                    pub fn reborrow(&self) -> Reader<'_,> {
+                        Self { .. *self }
+                    }
+
+                    pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                        self.reader.total_size()
+                    }
+                    #[inline]
+                    pub fn get_path(self) -> ::capnp::Result<::capnp::data::Reader<'a>> {
+                        ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(2), ::core::option::Option::None)
+                    }
+                    #[inline]
+                    pub fn has_path(&self) -> bool {
+                        !self.reader.get_pointer_field(2).is_null()
+                    }
+                    #[inline]
+                    pub fn get_recursive(self) -> bool {
+                        self.reader.get_bool_field(32)
+                    }
+                    #[inline]
+                    pub fn get_no_follow(self) -> bool {
+                        self.reader.get_bool_field(33)
+                    }
+                }
+
+                pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
+                impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
+                    const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 6, pointers: 5 };
+                }
+                impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
+                    const TYPE_ID: u64 = _private::TYPE_ID;
+                }
+                impl <'a,> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,>  {
+                    fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                        Self { builder,  }
+                    }
+                }
+
+                impl <'a,> ::core::convert::From<Builder<'a,>> for ::capnp::dynamic_value::Builder<'a>  {
+                    fn from(builder: Builder<'a,>) -> Self {
+                        Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<>, annotation_types: _private::get_annotation_types::<>, type_id: ::core::any::TypeId::of::<Owned<>>()})))
+                    }
+                }
+
+                impl <'a,> ::capnp::traits::ImbueMut<'a> for Builder<'a,>  {
+                    fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                        self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+                    }
+                }
+
+                impl <'a,> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,>  {
+                    fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                        builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+                    }
+                    fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                        ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+                    }
+                }
+
+                impl <> ::capnp::traits::SetterInput<Owned<>> for Reader<'_,>  {
+                    fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+                }
+
+                impl <'a,> Builder<'a,>  {
+                    pub fn into_reader(self) -> Reader<'a,> {
+                        self.builder.into_reader().into()
+                    }
+                    pub fn reborrow(&mut self) -> Builder<'_,> {
+                        Builder { builder: self.builder.reborrow() }
+                    }
+                    pub fn reborrow_as_reader(&self) -> Reader<'_,> {
+                        self.builder.as_reader().into()
+                    }
+
+                    pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                        self.builder.as_reader().total_size()
+                    }
+                    #[inline]
+                    pub fn get_path(self) -> ::capnp::Result<::capnp::data::Builder<'a>> {
+                        ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(2), ::core::option::Option::None)
+                    }
+                    #[inline]
+                    pub fn set_path(&mut self, value: ::capnp::data::Reader<'_>)  {
+                        self.builder.reborrow().get_pointer_field(2).set_data(value);
+                    }
+                    #[inline]
+                    pub fn init_path(self, size: u32) -> ::capnp::data::Builder<'a> {
+                        self.builder.get_pointer_field(2).init_data(size)
+                    }
+                    #[inline]
+                    pub fn has_path(&self) -> bool {
+                        !self.builder.is_pointer_field_null(2)
+                    }
+                    #[inline]
+                    pub fn get_recursive(self) -> bool {
+                        self.builder.get_bool_field(32)
+                    }
+                    #[inline]
+                    pub fn set_recursive(&mut self, value: bool)  {
+                        self.builder.set_bool_field(32, value);
+                    }
+                    #[inline]
+                    pub fn get_no_follow(self) -> bool {
+                        self.builder.get_bool_field(33)
+                    }
+                    #[inline]
+                    pub fn set_no_follow(&mut self, value: bool)  {
+                        self.builder.set_bool_field(33, value);
+                    }
+                }
+
+                pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
+                impl ::capnp::capability::FromTypelessPipeline for Pipeline {
+                    fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                        Self { _typeless: typeless,  }
+                    }
+                }
+                impl Pipeline  {
+                }
+                mod _private {
+                    pub(crate) static ENCODED_NODE: [::capnp::Word; 66] = [
+                        ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                        ::capnp::word(14, 19, 47, 25, 187, 221, 185, 136),
+                        ::capnp::word(33, 0, 0, 0, 1, 0, 6, 0),
+                        ::capnp::word(132, 179, 35, 24, 180, 51, 222, 132),
+                        ::capnp::word(5, 0, 7, 0, 1, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(21, 0, 0, 0, 90, 1, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(33, 0, 0, 0, 175, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(112, 108, 97, 110, 46, 99, 97, 112),
+                        ::capnp::word(110, 112, 58, 83, 116, 101, 112, 46),
+                        ::capnp::word(109, 111, 117, 110, 116, 84, 114, 101),
+                        ::capnp::word(101, 46, 115, 111, 117, 114, 99, 101),
+                        ::capnp::word(46, 99, 111, 110, 116, 97, 105, 110),
+                        ::capnp::word(101, 114, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(12, 0, 0, 0, 3, 0, 4, 0),
+                        ::capnp::word(0, 0, 0, 0, 2, 0, 0, 0),
+                        ::capnp::word(0, 0, 1, 0, 100, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(69, 0, 0, 0, 42, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(64, 0, 0, 0, 3, 0, 1, 0),
+                        ::capnp::word(76, 0, 0, 0, 2, 0, 1, 0),
+                        ::capnp::word(1, 0, 0, 0, 32, 0, 0, 0),
+                        ::capnp::word(0, 0, 1, 0, 101, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(73, 0, 0, 0, 82, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(72, 0, 0, 0, 3, 0, 1, 0),
+                        ::capnp::word(84, 0, 0, 0, 2, 0, 1, 0),
+                        ::capnp::word(2, 0, 0, 0, 33, 0, 0, 0),
+                        ::capnp::word(0, 0, 1, 0, 102, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(81, 0, 0, 0, 74, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(80, 0, 0, 0, 3, 0, 1, 0),
+                        ::capnp::word(92, 0, 0, 0, 2, 0, 1, 0),
+                        ::capnp::word(112, 97, 116, 104, 0, 0, 0, 0),
+                        ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(13, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(114, 101, 99, 117, 114, 115, 105, 118),
+                        ::capnp::word(101, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(110, 111, 70, 111, 108, 108, 111, 119),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                        ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ];
+                    pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
+                        match index {
+                            0 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
+                            1 => <bool as ::capnp::introspect::Introspect>::introspect(),
+                            2 => <bool as ::capnp::introspect::Introspect>::introspect(),
+                            _ => ::capnp::introspect::panic_invalid_field_index(index),
+                        }
+                    }
+                    pub(crate) fn get_annotation_types(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type {
+                        ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+                    }
+                    pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+                    pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                        &ARENA,
+                        NONUNION_MEMBERS,
+                        MEMBERS_BY_DISCRIMINANT,
+                        MEMBERS_BY_NAME
+                    );
+                    pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2];
+                    pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+                    pub(crate) static MEMBERS_BY_NAME : &[u16] = &[2,0,1];
+                    pub(crate) const TYPE_ID: u64 = 0x88b9_ddbb_192f_130e;
+                }
+            }
         }
     }
 

@@ -109,7 +109,8 @@ pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
     if args.signal == "0" {
         // As kill(2): nothing is sent, only asked whether it could be.
         let init = runtime.find(&args.id)?.process(INIT).read_pid().ok().and_then(open_process);
-        return init.map(|_| ExitCode::SUCCESS).context("container not running");
+        ensure!(init.is_some() || args.all, "container not running");
+        return Ok(ExitCode::SUCCESS);
     }
     let signal = signal::parse(&args.signal)?;
     let kill = |id: &str| match args.all {

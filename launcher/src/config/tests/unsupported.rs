@@ -11,7 +11,6 @@ fn resources(patch: &Value) -> Value {
 fn what_is_not_supported_yet() {
     let throttle = json!([{ "major": 8, "minor": 0, "rate": 1 }]);
     let cases = [
-        (linux(&json!({ "intelRdt": { "closID": "x" } })), "linux.intelRdt"),
         (resources(&json!({ "devices": [{ "allow": false, "access": "w" }] })), "linux.resources.devices[0]"),
         (
             resources(&json!({ "devices": [{ "allow": false, "type": "c", "access": "rwm" }] })),
@@ -48,13 +47,24 @@ fn what_is_not_supported_yet() {
         (resources(&json!({ "rdma": { "mlx5": { "hcaHandles": 1 } } })), "linux.resources.rdma"),
         (resources(&json!({ "unified": { "memory.max": "1" } })), "linux.resources.unified"),
     ];
-    for (patch, field) in cases {
+    let cases = cases.map(|(patch, field)| (patch, field, "not supported yet"));
+    let intel_rdt = [
+        json!({ "closID": "x" }),
+        json!({ "l3CacheSchema": "L3:0=f" }),
+        json!({ "memBwSchema": "MB:0=20" }),
+        json!({ "schemata": ["L3:0=f"] }),
+        json!({ "enableMonitoring": true }),
+    ];
+    // No machine of the tests has it.
+    let intel_rdt =
+        intel_rdt.map(|rdt| (linux(&json!({ "intelRdt": rdt })), "linux.intelRdt", "resctrl is not mounted"));
+    for (patch, field, reason) in cases.into_iter().chain(intel_rdt) {
         let raw = patched(&patch);
         let message = check(&raw, LoadOptions::default()).expect_err(field).to_string();
-        let reason = "not supported yet (use --ignore-unsupported to go on without it)";
-        assert_eq!(message, format!("config.json: {field}: {reason}"));
+        let way_out = "(use --ignore-unsupported to go on without it)";
+        assert_eq!(message, format!("config.json: {field}: {reason} {way_out}"));
         let (_, notes) = check(&raw, LoadOptions { ignore_unsupported: true }).unwrap();
-        assert_eq!(notes, [format!("{field}: not supported yet, ignored")]);
+        assert_eq!(notes, [format!("{field}: {reason}, ignored")]);
     }
 }
 

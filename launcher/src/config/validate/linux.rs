@@ -29,7 +29,8 @@ pub(super) fn check(spec: &Spec) -> Result<(), ConfigError> {
     }
     for (field, paths) in [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())] {
         for (i, path) in paths.as_deref().unwrap_or_default().iter().enumerate() {
-            absolute_path(format_args!("linux.{field}[{i}]"), Path::new(path))?;
+            // A relative one is against the specification and hides what it would below `/`, as with runc.
+            c_path(format_args!("linux.{field}[{i}]"), Path::new(path))?;
         }
     }
     time_offsets(linux, spec)?;

@@ -1,6 +1,7 @@
 //! From bytes to a plan, believing nothing.
 
 use std::ffi::CString;
+use std::num::NonZero;
 
 use brood_schema::plan_capnp::{self as wire, PLAN_VERSION};
 use capnp::message::ReaderOptions;
@@ -9,8 +10,9 @@ use capnp::{NotInSchema, Word, data, data_list};
 
 use super::{MAX_PLAN_BYTES, MAX_STEPS, WireError};
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind, NetDevice,
-    Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind,
+    NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
+    TreeSource,
 };
 use crate::seccomp::Instruction;
 
@@ -141,7 +143,10 @@ impl Decoder {
                 },
                 text: string("label.text", from.get_text()?)?,
             },
-            Which::AttachRoot(tree) => Step::AttachRoot { tree: self.fd("attachRoot", tree)? },
+            Which::AttachRoot(from) => Step::AttachRoot {
+                tree: self.fd("attachRoot.tree", from.get_tree())?,
+                place: string("attachRoot.place", from.get_place()?)?,
+            },
             Which::OverlayRoot(from) => Step::OverlayRoot {
                 lower: self.fd("overlayRoot.lower", from.get_lower())?,
                 upper_size: string("overlayRoot.upperSize", from.get_upper_size()?)?,
@@ -154,12 +159,14 @@ impl Decoder {
                 parameters: from.get_parameters()?.iter().map(fs_parameter).collect::<Result<_, _>>()?,
                 attrs: self.mount_attrs(from.get_attrs()?)?,
                 copy_up: from.get_copy_up(),
+                slot: NonZero::new(from.get_slot()),
             },
             Which::MountTree(from) => Step::MountTree {
                 index: from.get_index(),
                 target: target(from.get_target()?)?,
-                tree: self.fd("mountTree.tree", from.get_tree())?,
+                source: self.tree_source(from.get_source())?,
                 attrs: self.mount_attrs(from.get_attrs()?)?,
+                slot: NonZero::new(from.get_slot()),
             },
             Which::Remount(from) => Step::Remount {
                 index: from.get_index(),
@@ -182,8 +189,8 @@ impl Decoder {
             Which::MoveRoot(()) => Step::MoveRoot,
             Which::RootPropagation(flags) => Step::RootPropagation(flags),
             Which::ReadonlyRoot(()) => Step::ReadonlyRoot,
-            Which::ReadonlyPath(path) => Step::ReadonlyPath(string("readonlyPath", path?)?),
-            Which::MaskPath(path) => Step::MaskPath(string("maskPath", path?)?),
+            Which::ReadonlyPath(from) => Step::ReadonlyPath(hidden_path(from?)?),
+            Which::MaskPath(from) => Step::MaskPath(hidden_path(from?)?),
             Which::Umask(mask) => Step::Umask(mask),
             Which::OomScoreAdj(value) => Step::OomScoreAdj(value),
             Which::Rlimit(from) => Step::Rlimit(rlimit(from?)),
@@ -243,6 +250,18 @@ impl Decoder {
     fn namespace(self, from: wire::namespace::Reader<'_>) -> Result<Namespace, WireError> {
         let kind = namespace_kind(from.get_kind().map_err(unknown("namespace kind"))?);
         Ok(Namespace { kind, fd: self.fd("born.fd", from.get_fd())? })
+    }
+
+    fn tree_source(self, from: wire::step::mount_tree::source::Reader<'_>) -> Result<TreeSource, WireError> {
+        use wire::step::mount_tree::source::Which;
+        Ok(match from.which().map_err(unknown("source of a tree"))? {
+            Which::Opened(tree) => TreeSource::Opened(self.fd("mountTree.opened", tree)?),
+            Which::Container(from) => TreeSource::Container {
+                path: string("mountTree.container.path", from.get_path()?)?,
+                recursive: from.get_recursive(),
+                no_follow: from.get_no_follow(),
+            },
+        })
     }
 
     fn mount_attrs(self, from: wire::mount_attrs::Reader<'_>) -> Result<MountAttrs, WireError> {
@@ -329,6 +348,14 @@ fn id_maps(from: wire::plan::id_maps::Reader<'_>) -> Result<Option<IdMaps>, Wire
     }
 }
 
+fn hidden_path(from: wire::hidden_path::Reader<'_>) -> Result<HiddenPath, WireError> {
+    Ok(HiddenPath {
+        path: string("hiddenPath.path", from.get_path()?)?,
+        slot: NonZero::new(from.get_slot()),
+        below: string("hiddenPath.below", from.get_below()?)?,
+    })
+}
+
 fn target(from: wire::target::Reader<'_>) -> Result<Target, WireError> {
     Ok(Target {
         path: string("target.path", from.get_path()?)?,
@@ -337,6 +364,7 @@ fn target(from: wire::target::Reader<'_>) -> Result<Target, WireError> {
             wire::TargetKind::File => TargetKind::File,
         },
         no_symlinks: from.get_no_symlinks(),
+        no_follow: from.get_no_follow(),
     })
 }
 

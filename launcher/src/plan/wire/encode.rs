@@ -1,6 +1,7 @@
 //! From a plan to bytes.
 
 use std::ffi::{CStr, CString};
+use std::num::NonZero;
 
 use brood_schema::plan_capnp::{self as wire, PLAN_VERSION};
 use capnp::message::{Builder, HeapAllocator};
@@ -8,8 +9,9 @@ use capnp::serialize::write_message_to_words;
 use capnp::{data_list, primitive_list};
 
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind, NetDevice,
-    Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind,
+    NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, Slot, StateText, Step, Target, TargetKind,
+    TreeSource,
 };
 
 /// Room for a common plan with a long environment, so that the message is one segment: quicker to write and to read.
@@ -130,15 +132,20 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             });
             to.set_text(text.as_bytes());
         }
-        Step::AttachRoot { tree } => to.set_attach_root(tree.0),
+        Step::AttachRoot { tree, place } => {
+            let mut to = to.init_attach_root();
+            to.set_tree(tree.0);
+            to.set_place(place.as_bytes());
+        }
         Step::OverlayRoot { lower, upper_size } => {
             let mut to = to.init_overlay_root();
             to.set_lower(lower.0);
             to.set_upper_size(upper_size.as_bytes());
         }
-        Step::MountFilesystem { index, target: at, fstype, source, parameters, attrs, copy_up } => {
+        Step::MountFilesystem { index, target: at, fstype, source, parameters, attrs, copy_up, slot } => {
             let mut to = to.init_mount_filesystem();
             to.set_copy_up(*copy_up);
+            to.set_slot(number(*slot));
             to.set_index(*index);
             target(to.reborrow().init_target(), at);
             to.set_fstype(fstype.as_bytes());
@@ -149,11 +156,12 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             }
             mount_attrs(to.init_attrs(), attrs);
         }
-        Step::MountTree { index, target: at, tree, attrs } => {
+        Step::MountTree { index, target: at, source, attrs, slot } => {
             let mut to = to.init_mount_tree();
             to.set_index(*index);
+            to.set_slot(number(*slot));
             target(to.reborrow().init_target(), at);
-            to.set_tree(tree.0);
+            tree_source(to.reborrow().init_source(), source);
             mount_attrs(to.init_attrs(), attrs);
         }
         Step::Remount { index, target: at, attrs } => {
@@ -180,8 +188,8 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
         Step::MoveRoot => to.set_move_root(()),
         Step::RootPropagation(flags) => to.set_root_propagation(*flags),
         Step::ReadonlyRoot => to.set_readonly_root(()),
-        Step::ReadonlyPath(path) => to.set_readonly_path(path.as_bytes()),
-        Step::MaskPath(path) => to.set_mask_path(path.as_bytes()),
+        Step::ReadonlyPath(hidden) => hidden_path(to.init_readonly_path(), hidden),
+        Step::MaskPath(hidden) => hidden_path(to.init_mask_path(), hidden),
         Step::Umask(mask) => to.set_umask(*mask),
         Step::OomScoreAdj(value) => to.set_oom_score_adj(*value),
         Step::Rlimit(from) => rlimit(to.init_rlimit(), *from),
@@ -279,13 +287,36 @@ fn words(mut to: primitive_list::Builder<'_, u64>, from: &[u64]) {
     }
 }
 
-fn target(mut to: wire::target::Builder<'_>, Target { path, kind, no_symlinks }: &Target) {
+fn target(mut to: wire::target::Builder<'_>, Target { path, kind, no_symlinks, no_follow }: &Target) {
     to.set_path(path.as_bytes());
     to.set_kind(match kind {
         TargetKind::Directory => wire::TargetKind::Directory,
         TargetKind::File => wire::TargetKind::File,
     });
     to.set_no_symlinks(*no_symlinks);
+    to.set_no_follow(*no_follow);
+}
+
+fn hidden_path(mut to: wire::hidden_path::Builder<'_>, HiddenPath { path, slot, below }: &HiddenPath) {
+    to.set_path(path.as_bytes());
+    to.set_slot(number(*slot));
+    to.set_below(below.as_bytes());
+}
+
+fn tree_source(mut to: wire::step::mount_tree::source::Builder<'_>, from: &TreeSource) {
+    match from {
+        TreeSource::Opened(tree) => to.set_opened(tree.0),
+        TreeSource::Container { path, recursive, no_follow } => {
+            let mut to = to.init_container();
+            to.set_path(path.as_bytes());
+            to.set_recursive(*recursive);
+            to.set_no_follow(*no_follow);
+        }
+    }
+}
+
+fn number(slot: Slot) -> u16 {
+    slot.map_or(0, NonZero::get)
 }
 
 fn mount_attrs(mut to: wire::mount_attrs::Builder<'_>, from: &MountAttrs) {

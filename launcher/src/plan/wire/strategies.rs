@@ -1,6 +1,7 @@
 //! Plans for property tests: arbitrary, but such as `decode` accepts with [`FD_COUNT`] descriptors.
 
 use std::ffi::CString;
+use std::num::NonZero;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -8,8 +9,9 @@ use proptest::prelude::*;
 use proptest::strategy::Union;
 
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind, NetDevice,
-    Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind,
+    NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, Slot, StateText, Step, Target, TargetKind,
+    TreeSource,
 };
 use crate::seccomp::Instruction;
 
@@ -79,11 +81,11 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         (prop_oneof![Just(SecurityModule::AppArmor), Just(SecurityModule::Selinux)], string())
             .prop_map(|(module, text)| Step::Label { module, text })
             .boxed(),
-        fd().prop_map(|tree| Step::AttachRoot { tree }).boxed(),
+        (fd(), string()).prop_map(|(tree, place)| Step::AttachRoot { tree, place }).boxed(),
         (fd(), string()).prop_map(|(lower, upper_size)| Step::OverlayRoot { lower, upper_size }).boxed(),
         mount_filesystem().boxed(),
-        (any::<u16>(), target(), fd(), mount_attrs())
-            .prop_map(|(index, target, tree, attrs)| Step::MountTree { index, target, tree, attrs })
+        (any::<u16>(), target(), tree_source(), mount_attrs(), slot())
+            .prop_map(|(index, target, source, attrs, slot)| Step::MountTree { index, target, source, attrs, slot })
             .boxed(),
         (any::<u16>(), target(), mount_attrs())
             .prop_map(|(index, target, attrs)| Step::Remount { index, target, attrs })
@@ -96,8 +98,8 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         Just(Step::MoveRoot).boxed(),
         any::<u64>().prop_map(Step::RootPropagation).boxed(),
         Just(Step::ReadonlyRoot).boxed(),
-        string().prop_map(Step::ReadonlyPath).boxed(),
-        string().prop_map(Step::MaskPath).boxed(),
+        hidden_path().prop_map(Step::ReadonlyPath).boxed(),
+        hidden_path().prop_map(Step::MaskPath).boxed(),
         any::<u32>().prop_map(Step::Umask).boxed(),
         any::<i32>().prop_map(Step::OomScoreAdj).boxed(),
         rlimit().prop_map(Step::Rlimit).boxed(),
@@ -145,8 +147,8 @@ pub(crate) fn exec() -> impl Strategy<Value = Step> {
 
 fn mount_filesystem() -> impl Strategy<Value = Step> {
     let parameter = (string(), option::of(string())).prop_map(|(key, value)| FsParameter { key, value });
-    (any::<u16>(), target(), string(), string(), vec(parameter, 0..4), mount_attrs(), any::<bool>()).prop_map(
-        |(index, target, fstype, source, parameters, attrs, copy_up)| Step::MountFilesystem {
+    (any::<u16>(), target(), string(), string(), vec(parameter, 0..4), mount_attrs(), any::<bool>(), slot()).prop_map(
+        |(index, target, fstype, source, parameters, attrs, copy_up, slot)| Step::MountFilesystem {
             index,
             target,
             fstype,
@@ -154,13 +156,36 @@ fn mount_filesystem() -> impl Strategy<Value = Step> {
             parameters,
             attrs,
             copy_up,
+            slot,
         },
     )
 }
 
 fn target() -> impl Strategy<Value = Target> {
     let kind = prop_oneof![Just(TargetKind::Directory), Just(TargetKind::File)];
-    (string(), kind, any::<bool>()).prop_map(|(path, kind, no_symlinks)| Target { path, kind, no_symlinks })
+    (string(), kind, any::<[bool; 2]>()).prop_map(|(path, kind, [no_symlinks, no_follow])| Target {
+        path,
+        kind,
+        no_symlinks,
+        no_follow,
+    })
+}
+
+fn slot() -> impl Strategy<Value = Slot> {
+    any::<u16>().prop_map(NonZero::new)
+}
+
+fn hidden_path() -> impl Strategy<Value = HiddenPath> {
+    (string(), slot(), string()).prop_map(|(path, slot, below)| HiddenPath { path, slot, below })
+}
+
+fn tree_source() -> impl Strategy<Value = TreeSource> {
+    let container = (string(), any::<[bool; 2]>()).prop_map(|(path, [recursive, no_follow])| TreeSource::Container {
+        path,
+        recursive,
+        no_follow,
+    });
+    prop_oneof![fd().prop_map(TreeSource::Opened), container]
 }
 
 fn mount_attrs() -> impl Strategy<Value = MountAttrs> {

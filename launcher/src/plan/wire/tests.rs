@@ -157,8 +157,11 @@ fn a_descriptor_that_did_not_come_along_is_refused() {
     assert_eq!(refusal(&encode(&with_status), 2), "status is descriptor 2, only 2 came along");
 
     let mut with_root = minimal();
-    with_root.steps.insert(0, Step::AttachRoot { tree: FdIndex(0) });
-    assert_eq!(refusal(&encode(&with_root), 0), "step 0 of the plan: attachRoot is descriptor 0, only 0 came along");
+    with_root.steps.insert(0, Step::AttachRoot { tree: FdIndex(0), place: c"/".into() });
+    assert_eq!(
+        refusal(&encode(&with_root), 0),
+        "step 0 of the plan: attachRoot.tree is descriptor 0, only 0 came along"
+    );
 }
 
 #[test]

@@ -22,10 +22,13 @@ use crate::client::{Client, Container, Create, CreateSource, Process};
 use crate::limits::RETAIN_COUNT_DEFAULT;
 use crate::reactor::{self, Choice};
 use crate::registry::{Instance, ProcessCommand, Reply};
-use crate::supervisor::{Order, Settings, StdioOrder, Supervisor, sweep};
+use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
 
 /// Signals that are passed on to the container of a foreground run.
 const FORWARDED: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
+
+/// How long a command without a daemon stays to remove what another one has left.
+const SWEEP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[derive(Args)]
 pub(super) struct CreateArgs {
@@ -191,7 +194,6 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         manager: Manager::Embedded,
         container_nofile: None,
     };
-    sweep(&settings.root);
     let root = settings.root.clone();
     let (console, stdio) = if args.tty {
         let (ours, theirs) = Console::open()?;
@@ -203,6 +205,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         // Before there is anything that a signal could leave behind.
         let signals = Signals::new()?;
         let supervisor = Supervisor::start(settings, None).context("start")?;
+        let sweep = supervisor.sweep();
         let source = match create.source {
             CreateSource::Bundle(path) => Source::Bundle { path, config: None },
             CreateSource::Config { text, host_overlay } => Source::Inline { config: text, host_overlay },
@@ -217,6 +220,9 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
             ignore_unsupported: create.ignore_unsupported,
         };
         let result = run_locally(&supervisor, order, signals, console).await;
+        if tokio::time::timeout(SWEEP_PATIENCE, sweep).await.is_err() {
+            tracing::warn!("what a command that was killed has left is not all removed; the next one goes on");
+        }
         supervisor.stop();
         result
     });

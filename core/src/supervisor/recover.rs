@@ -9,6 +9,7 @@
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
 //! | no pid file | half made: killed by its cgroup and removed; of an exec only the folder is removed |
+//! | note of a removal | removed: those of its hooks that did not run to their end have their turn |
 //!
 //! Execs are taken over in the same way, before their container's exit is told.
 
@@ -18,27 +19,12 @@ use std::rc::Rc;
 
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
-    StateRoot, is_namespace_init, now_ns, open_process,
+    is_namespace_init, now_ns, open_process,
 };
 
 use super::{Files, Reaper, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
-use crate::registry::{Event, Found, Instance};
-
-/// Removes what embedded supervisors left that were killed, and reservations that were never completed.
-pub fn sweep(root: &StateRoot) {
-    root.sweep();
-    for id in root.list().unwrap_or_default() {
-        let Ok(dir) = root.find(&id) else { continue };
-        let Ok(state) = dir.read_state() else { continue };
-        if state.manager == Manager::Embedded && state.embedded_in.and_then(open_process).is_none() {
-            // Its processes died with the supervisor; the cgroup says when they are gone.
-            if let Err(failure) = super::act::remove(&dir, &state) {
-                tracing::warn!(container = id, %failure, "left by a command that was killed");
-            }
-        }
-    }
-}
+use crate::registry::{Event, Found, Instance, ProcessCommand};
 
 /// By pid and start time.
 type KeptExits<'a> = HashMap<(i32, u64), &'a KeptExit>;
@@ -101,7 +87,7 @@ impl Supervisor {
     pub fn recover(self: &Rc<Self>, kept: &[KeptExit]) -> Result<usize, StateError> {
         let kept: KeptExits<'_> = kept.iter().map(|exit| ((exit.pid, exit.start_time), exit)).collect();
         let mut adopted = 0;
-        sweep(&self.settings.root);
+        drop(self.sweep());
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
@@ -124,12 +110,13 @@ impl Supervisor {
     fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &KeptExits<'_>) {
         let id = state.id.clone();
         let Ok(init) = Remains::of(&dir.process(INIT), &dir.start_socket()) else {
-            tracing::warn!(container = id, "half made: removed");
-            if let Err(failure) = super::act::remove(&dir, &state) {
-                tracing::warn!(container = id, %failure, "remove");
-            }
-            return;
+            return self.clear_away(dir, state, "half made");
         };
+        let removing = dir.removal_has_begun();
+        if removing && init.exit.is_none() {
+            // Nobody was told of it: a launch that failed.
+            return self.clear_away(dir, state, "half removed");
+        }
         let execs = execs_of(&dir, &id);
         // A namespace's first process is the last one in there: with a live exec, a dead init process was none.
         let owns_pid_namespace = match init.pidfd {
@@ -142,6 +129,10 @@ impl Supervisor {
             self.enter(instance, exec, Files::of_exec(&id, &name, dir.process(&name)), kept);
         }
         self.enter(container, init, Files::of_init(dir, state), kept);
+        if removing {
+            // Nobody waits for the answer any more. Hooks that did not run to their end run again.
+            drop(self.ask(container, ProcessCommand::Delete { force: true }));
+        }
     }
 
     /// Writes down what was found, and watches it or tells how it ended.

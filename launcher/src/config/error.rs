@@ -13,6 +13,13 @@ const MAX_SHOWN_CHARS: usize = 64;
 /// Longest field path or reason, in characters: serde quotes values in full.
 const MAX_LINE_CHARS: usize = 1024;
 
+/// Words for which callers look in a message about these fields: runc's.
+const FAMILIAR: [(&str, &str); 3] = [
+    ("linux.memoryPolicy.mode", "invalid memory policy mode"),
+    ("linux.memoryPolicy.flags", "invalid memory policy flag"),
+    ("linux.memoryPolicy.nodes", "invalid memory policy node"),
+];
+
 /// Why a config.json was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -95,7 +102,10 @@ impl ConfigError {
     }
 
     pub(super) fn field(field: impl Display, reason: impl Display) -> Self {
-        let [field, reason] = [field.to_string(), reason.to_string()];
+        let (field, mut reason) = (field.to_string(), reason.to_string());
+        if let Some((_, words)) = FAMILIAR.iter().find(|(start, _)| field.starts_with(start)) {
+            reason = format!("{reason} ({words})");
+        }
         Self::Field { file: FILE_NAME.into(), field: limited(&field), reason: limited(&reason) }
     }
 

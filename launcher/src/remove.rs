@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cgroup::{self, CgroupError};
+use crate::cgroup::CgroupError;
 use crate::hooks::{List, Point};
 use crate::state::{ContainerDir, ContainerState, INIT, StateError};
 
@@ -25,7 +25,7 @@ pub enum RemoveError {
 /// The cgroup or the folder cannot be removed.
 pub fn remove(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Vec<String>, RemoveError> {
     let Pending { hooks, problem } = Pending::of(dir, state);
-    release(state, patience)?;
+    state.cgroups.kill_and_remove(patience)?;
     dir.remove()?;
     let failed = hooks.run().err().map(|error| error.to_string());
     Ok(problem.into_iter().chain(failed).collect())
@@ -42,7 +42,7 @@ pub fn begin(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> 
     if !pending.hooks.is_empty() {
         dir.note_removal()?;
     }
-    release(state, patience)?;
+    state.cgroups.kill_and_remove(patience)?;
     Ok(pending)
 }
 
@@ -64,11 +64,4 @@ impl Pending {
         let kept = kept.ok().filter(|_| was_cloned).unwrap_or_default();
         Pending { hooks: List::of(&kept, Point::Poststop, state, 0), problem }
     }
-}
-
-fn release(state: &ContainerState, patience: Duration) -> Result<(), CgroupError> {
-    if state.has_cgroup() {
-        cgroup::kill_and_remove(&state.cgroup, state.cgroup_made.as_deref(), patience)?;
-    }
-    Ok(())
 }

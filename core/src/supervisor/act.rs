@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use brood_launcher::cgroup;
 use brood_launcher::report::errno_text;
 use brood_launcher::signal;
 use brood_launcher::state::{ExitRecord, PidRecord, exit_of_stranger, now_ns};
@@ -50,23 +49,14 @@ impl Supervisor {
         let record = record.ok_or_else(not_running)?;
         let invalid = || Failure::new(FailureKind::InvalidRequest, format!("signal: {number} is no signal"));
         let signal = signal::from_number(number).ok_or_else(invalid)?;
-        let cgroup = record.files.container.as_ref().map(|container| &container.state.cgroup);
-        if let Some(cgroup) = cgroup.filter(|cgroup| all && !cgroup.as_os_str().is_empty()) {
-            if number == libc::SIGKILL {
-                if let Err(error) = cgroup::kill(cgroup) {
-                    // Before Linux 5.14 there is no `cgroup.kill`; the init process takes its pid namespace along.
-                    tracing::warn!(container = record.files.id, %error, "only the init process is killed");
-                }
-            } else {
-                let pids = cgroup::processes(cgroup).unwrap_or_default();
-                if pids.is_empty() {
-                    return Err(not_running());
-                }
-                for pid in pids {
-                    // Processes come and go while we send.
-                    let _ = rustix::process::Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, signal));
-                }
-                return Ok(());
+        let cgroups = record.files.container.as_ref().map(|container| &container.state.cgroups);
+        if let Some(cgroups) = cgroups.filter(|cgroups| all && !cgroups.is_empty()) {
+            match cgroups.signal(signal) {
+                // Before Linux 5.14 there is no `cgroup.kill`; the init process takes its pid namespace along.
+                Err(error) => tracing::warn!(container = record.files.id, %error, "only the init process is killed"),
+                Ok(_) if number == libc::SIGKILL => {}
+                Ok(0) => return Err(not_running()),
+                Ok(_) => return Ok(()),
             }
         }
         let pidfd = record.pidfd.as_ref().ok_or_else(not_running)?;

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use brood_launcher::cgroup;
 use brood_launcher::hooks::{List, Point};
 use brood_launcher::plan::{Io, Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
@@ -174,7 +173,7 @@ impl Supervisor {
                 error.killed.iter().for_each(end_child);
             }
             // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
-            for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
+            for pid in state.cgroups.processes().unwrap_or_default() {
                 let child = rustix::process::Pid::from_raw(pid);
                 let child = child.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
                 child.iter().for_each(end_child);
@@ -240,7 +239,9 @@ pub(super) fn launch_failure(error: &LaunchError) -> Failure {
 fn prepare_failure(error: PrepareError) -> Failure {
     let kind = match &error {
         PrepareError::Id(_) | PrepareError::Io(_) => FailureKind::InvalidRequest,
-        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup => FailureKind::InvalidConfig,
+        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup | PrepareError::Limit(_) => {
+            FailureKind::InvalidConfig
+        }
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
         PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Pipe(_) => FailureKind::Internal,
     };

@@ -33,6 +33,8 @@ use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroups;
+
 pub use folder::ProcessDir;
 pub use kept::Kept;
 pub use process::{ProcStat, exit_of_stranger, is_namespace_init, open_process, start_time, state_and_start_time};
@@ -111,11 +113,8 @@ pub struct ContainerState {
     pub labels: BTreeMap<String, String>,
     /// RFC 3339, UTC.
     pub created: String,
-    /// Absolute path of its cgroup v2 directory; empty when there is none.
-    pub cgroup: PathBuf,
-    /// The topmost directory of that path that was made for it, and so may be removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroup_made: Option<PathBuf>,
+    /// Its cgroups.
+    pub cgroups: Cgroups,
     /// Delete it when its init process ends.
     pub auto_remove: bool,
     /// The process that looks after an embedded container.
@@ -125,14 +124,6 @@ pub struct ContainerState {
     pub owner: u32,
     /// Who looks after it: only its own supervisor takes a container over after a restart.
     pub manager: Manager,
-}
-
-impl ContainerState {
-    /// Whether it has a cgroup of its own.
-    #[must_use]
-    pub fn has_cgroup(&self) -> bool {
-        !self.cgroup.as_os_str().is_empty()
-    }
 }
 
 /// Who looks after a container.

@@ -155,7 +155,7 @@ fn a_stopping_daemon_waits_for_no_hook(reactor: &str) {
     daemon.stop();
     waiting::gone(hook);
     run.finish().one_line_error();
-    // What it leaves is half made, and the next daemon's to remove.
+    // What it leaves is a stopped container, which the guard removes by the next daemon.
     let _next = Daemon::with_reactor(&sandbox, reactor);
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Must be used inside a tokio `LocalSet`: Cap'n Proto's futures stay on their thread.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use brood_launcher::plan::Stdio;
 use brood_launcher::report::errno_text;
@@ -42,6 +44,15 @@ pub enum ClientError {
     Stdio(Errno),
 }
 
+impl ClientError {
+    /// Whether the connection broke: a call may or may not have been carried out.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, ClientError::Rpc(error) if error.kind == capnp::ErrorKind::Disconnected)
+            || matches!(self, ClientError::Stdio(Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN))
+    }
+}
+
 type Result<T> = std::result::Result<T, ClientError>;
 
 /// A connection.
@@ -49,6 +60,8 @@ type Result<T> = std::result::Result<T, ClientError>;
 pub struct Client {
     /// The bootstrap handle, for calls that have no method here.
     pub brood: schema::brood::Client,
+    /// An earlier connection broke: what is asked for may have been done already.
+    pub again: bool,
 }
 
 /// What to create; the fields are those of `CreateRequest`.
@@ -143,7 +156,7 @@ impl Client {
         let mut system = RpcSystem::new(Box::new(rpc::network(stream, Side::Client)), None);
         let brood = system.bootstrap(Side::Server);
         tokio::task::spawn_local(system);
-        Ok(Client { brood })
+        Ok(Client { brood, again: false })
     }
 
     /// Creates a container. The handle may be used before the creation is complete; the future says how it went.
@@ -165,6 +178,25 @@ impl Client {
         let mut request = self.brood.get_request();
         request.get().init_request().set_id(id);
         Container(request.send().pipeline.get_container())
+    }
+
+    /// The exit of a process as the journal has it, if it was after `since`, in nanoseconds since the epoch.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn recorded_exit(&self, id: &str, process: &str, since: u64) -> Result<Option<ExitRecord>> {
+        let (replay, done) = Replay::of(process);
+        let mut request = self.brood.events_request();
+        request.get().set_sink(capnp_rpc::new_client_from_rc(replay.clone()));
+        let mut fields = request.get().init_request();
+        fields.set_since(since.max(1));
+        fields.set_id(id);
+        let response = request.send().promise.await?;
+        let _subscription = response.get()?.get_subscription()?;
+        match done.await {
+            Ok(()) => Ok(replay.found.take()),
+            Err(_) => Err(capnp::Error::disconnected("the connection broke".to_owned()).into()),
+        }
     }
 
     /// Hands three descriptors to the daemon; the ticket goes into [`Create::stdio`].
@@ -192,6 +224,45 @@ impl Client {
         frame::send(socket.as_fd(), &ticket, fds).map_err(ClientError::Stdio)?;
         acknowledged(&socket)?;
         Ok(ticket)
+    }
+}
+
+/// Looks through recorded events for the last exit of a process.
+struct Replay {
+    process: String,
+    found: Cell<Option<ExitRecord>>,
+    done: Cell<Option<tokio::sync::oneshot::Sender<()>>>,
+}
+
+impl Replay {
+    fn of(process: &str) -> (Rc<Replay>, tokio::sync::oneshot::Receiver<()>) {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let (found, done) = (Cell::new(None), Cell::new(Some(sender)));
+        (Rc::new(Replay { process: process.to_owned(), found, done }), receiver)
+    }
+}
+
+impl schema::event_sink::Server for Replay {
+    async fn push(
+        self: Rc<Self>,
+        params: schema::event_sink::PushParams,
+        _: schema::event_sink::PushResults,
+    ) -> capnp::Result<()> {
+        for event in params.get()?.get_batch()?.get_events()? {
+            if event.get_type()?.to_str()? == "exit" && event.get_process()?.to_str()? == self.process {
+                self.found.set(Some(rpc::exit_from(event.get_exit()?)?));
+            }
+        }
+        Ok(())
+    }
+
+    async fn done(
+        self: Rc<Self>,
+        _: schema::event_sink::DoneParams,
+        _: schema::event_sink::DoneResults,
+    ) -> capnp::Result<()> {
+        self.done.take().map(|done| done.send(()));
+        Ok(())
     }
 }
 
@@ -293,6 +364,17 @@ impl Container {
         Process(request.send().pipeline.get_process())
     }
 
+    /// Whether it is there: refused if not.
+    pub fn exists(&self) -> impl Future<Output = Result<()>> + use<> {
+        let sent = self.0.state_request().send();
+        async move {
+            match sent.promise.await?.get()?.get_outcome()?.which().map_err(capnp::Error::from)? {
+                schema::state_outcome::State(_) => Ok(()),
+                schema::state_outcome::Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
+            }
+        }
+    }
+
     /// Sends a signal to the init process, or to all.
     pub fn kill(&self, signal: u8, all: bool) -> impl Future<Output = Result<()>> + use<> {
         self.send_kill(signal, all)
@@ -300,6 +382,17 @@ impl Container {
 }
 
 impl Process {
+    /// Whether it is there: refused if not.
+    pub fn exists(&self) -> impl Future<Output = Result<()>> + use<> {
+        let sent = self.0.state_request().send();
+        async move {
+            match sent.promise.await?.get()?.get_outcome()?.which().map_err(capnp::Error::from)? {
+                schema::process_outcome::State(_) => Ok(()),
+                schema::process_outcome::Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
+            }
+        }
+    }
+
     /// Sends a signal.
     pub fn kill(&self, signal: u8) -> impl Future<Output = Result<()>> + use<> {
         self.send_kill(signal, false)

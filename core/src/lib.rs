@@ -23,6 +23,7 @@ pub mod exe;
 pub mod journal;
 pub mod keeper;
 pub mod limits;
+pub mod line;
 pub mod reactor;
 pub mod registry;
 pub mod rpc;

@@ -29,8 +29,51 @@ fn a_dead_keeper_lets_no_second_daemon_in() {
     // The supervisor goes on as if nothing had been.
     assert_eq!(list(&daemon)[0]["status"], "running");
     daemon.brood().args(["rm", "--force", &id]).run().ok();
-    send(supervisor.pid, Signal::TERM);
-    waiting::gone(supervisor.pid);
+    stop(supervisor.pid);
+}
+
+/// The keeper that a supervisor has started in the place of one that died.
+fn replacement(supervisor: i32) -> i32 {
+    waiting::until("another keeper", || {
+        let family = brood_tests::procfs::family(supervisor);
+        family.into_iter().find(|process| process.cmdline.starts_with("brood: keeper")).map(|keeper| keeper.pid)
+    })
+}
+
+/// Stops a daemon by the keeper that its supervisor has started.
+fn stop(supervisor: i32) {
+    let keeper = replacement(supervisor);
+    send(keeper, Signal::TERM);
+    waiting::gone(supervisor);
+    waiting::gone(keeper);
+}
+
+#[test]
+fn a_dead_keeper_is_replaced_by_one_that_starts_supervisors() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
+    let pid = list(&daemon)[0]["pid"].clone();
+    let first = daemon.supervisor().pid;
+    send(daemon.named("keeper")[0].pid, Signal::KILL);
+    waiting::gone(daemon.pid());
+    let keeper = replacement(first);
+    send(first, Signal::KILL);
+    waiting::gone(first);
+    // The new one's parent is the new keeper.
+    let second = waiting::until("another supervisor", || {
+        let family = brood_tests::procfs::family(keeper);
+        family.into_iter().find(|process| process.cmdline.starts_with("brood: supervisor"))
+    });
+    assert_eq!(list(&daemon)[0]["status"], "running");
+    assert_eq!(list(&daemon)[0]["pid"], pid);
+    daemon.brood().args(["kill", "--signal", "KILL", &id]).run().ok();
+    daemon.brood().args(["wait", &id]).run().expect(137);
+    daemon.brood().args(["rm", &id]).run().ok();
+    send(keeper, Signal::TERM);
+    waiting::gone(second.pid);
+    waiting::gone(keeper);
 }
 
 #[test]

@@ -6,14 +6,23 @@ use std::time::Duration;
 
 use anyhow::Context;
 use brood_launcher::seal::SealedExe;
+use brood_launcher::state::ProcStat;
 use clap::Args;
+use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::Place;
+use super::{Place, print};
+use crate::client::Client;
 use crate::daemon::{self, DaemonSettings};
 use crate::exe::Role;
 use crate::keeper::{self, BINARY_VARIABLE};
 use crate::limits::{RETAIN_COUNT_DEFAULT, ZYGOTES_MAX};
 use crate::reactor::Choice;
+
+/// How long an upgrade may take: longer than the keeper lets it.
+const UPGRADE_PATIENCE: Duration = Duration::from_secs(75);
+/// Pause before it is asked again who is there.
+const UPGRADE_PAUSE: Duration = Duration::from_millis(50);
+const NOT_UPGRADED: &str = "the old supervisor is still there; the daemon's log says why";
 
 #[derive(Args)]
 pub(super) struct DaemonArgs {
@@ -32,9 +41,16 @@ pub(super) struct DaemonArgs {
     /// Kill and remove all containers when the daemon is stopped; otherwise they are left alone
     #[arg(long)]
     kill_on_exit: bool,
+    /// Instead of starting a daemon, replace the one that runs by the binary at the path that it was started from;
+    /// containers and waiting clients go on
+    #[arg(long, exclusive = true)]
+    upgrade: bool,
 }
 
 pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> anyhow::Result<ExitCode> {
+    if args.upgrade {
+        return upgrade(place);
+    }
     anyhow::ensure!(place.host.is_none(), "--host is for clients: a daemon listens at brood.sock in --root");
     anyhow::ensure!(rustix::process::geteuid().is_root(), "only root can run the daemon in this version");
     args.reactor.resolve().map_err(|error| anyhow::anyhow!("--reactor io_uring: this kernel refuses: {error}"))?;
@@ -62,6 +78,45 @@ pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> an
             })
         }
     }
+}
+
+/// Who answers: the version, and the pid of the supervisor.
+async fn who(client: Client) -> anyhow::Result<(String, i32)> {
+    let response = client.brood.version_request().send().promise.await?;
+    let reply = response.get()?.get_reply()?;
+    Ok((reply.get_version()?.to_string()?, reply.get_pid() as i32))
+}
+
+/// SIGHUP to the keeper, and wait for another supervisor.
+fn upgrade(place: &Place) -> anyhow::Result<ExitCode> {
+    let upgraded = place.try_with_line(async |line| {
+        let (old_version, old_pid) = who(line.client()).await?;
+        let supervisor =
+            ProcStat::read(old_pid).context("the daemon is not of this machine, or of another pid namespace")?;
+        let keeper = Pid::from_raw(supervisor.parent).context("the daemon has no keeper")?;
+        let pidfd = rustix::process::pidfd_open(keeper, PidfdFlags::empty()).context("the keeper")?;
+        let name = std::fs::read(format!("/proc/{}/cmdline", keeper.as_raw_nonzero()))?;
+        anyhow::ensure!(
+            name.starts_with(Role::Keeper.argv0().as_bytes()),
+            "process {keeper:?} is no keeper of a daemon"
+        );
+        // It looks for itself as well; here there is somebody to be told.
+        let environment = std::fs::read(format!("/proc/{}/environ", keeper.as_raw_nonzero()))?;
+        keeper::check_binary(&keeper::binary_in(&environment).context("the daemon does not know its binary's path")?)?;
+        rustix::process::pidfd_send_signal(&pidfd, Signal::HUP).context("signal the keeper")?;
+        let deadline = tokio::time::Instant::now() + UPGRADE_PATIENCE;
+        loop {
+            // The old one closes the connection when it ends.
+            let now = tokio::time::timeout_at(deadline, line.call(who, super::is_lost)).await;
+            let (version, pid) = now.unwrap_or_else(|_| Err(anyhow::anyhow!(NOT_UPGRADED)))?;
+            if pid != old_pid {
+                return print(&format!("{old_version} (pid {old_pid}) -> {version} (pid {pid})\n"));
+            }
+            anyhow::ensure!(tokio::time::Instant::now() < deadline, NOT_UPGRADED);
+            tokio::time::sleep(UPGRADE_PAUSE).await;
+        }
+    })?;
+    upgraded.unwrap_or_else(|error| Err(error.into()))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -1,15 +1,14 @@
 //! `exec`: one more process in a container of a daemon.
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use brood_launcher::exec::parse_user;
 use clap::Args;
 
-use super::run::{Signals, Wired, environment, random_name, status, stdio};
-use super::terminal::{self, Console};
-use super::{Place, print};
-use crate::client::{Client, Exec, Process};
+use super::attached::{Job, attached};
+use super::run::{environment, made, random_name};
+use super::{Place, print, terminal};
+use crate::client::Exec;
 
 #[derive(Args)]
 pub(super) struct ExecArgs {
@@ -70,35 +69,13 @@ pub(super) fn exec(place: &Place, args: ExecArgs) -> anyhow::Result<ExitCode> {
         ignore_unsupported: args.ignore_unsupported,
     };
     let (id, detach, interactive) = (args.id, args.detach, args.interactive);
-    place.with_client(async |client| {
-        if detach {
-            client.get(&id).exec(&exec).1.await?;
-            return print(&format!("{}\n", exec.id));
-        }
-        attached(client, &id, exec, interactive).await
-    })
-}
-
-async fn attached(client: Client, id: &str, mut exec: Exec, interactive: bool) -> anyhow::Result<ExitCode> {
-    let mut console = None;
-    exec.stdio = Some(if exec.terminal.is_some() {
-        let (ours, theirs) = Console::open()?;
-        console = Some(ours);
-        client.hand_over_console(theirs.as_fd()).await?
-    } else {
-        client.hand_over(&stdio(interactive)?).await?
-    });
-    let signals = Signals::new()?;
-    let (process, created): (Process, _) = client.get(id).exec(&exec);
-    // Sent before the creation is answered, so that even the quickest exit is not missed.
-    let exit = process.wait();
-    created.await?;
-    let relay = console.map(Console::relay).transpose()?;
-    let forwarding = tokio::task::spawn_local(Wired::Exec(process).forward(signals));
-    let exit = exit.await?;
-    forwarding.abort();
-    if let Some(relay) = relay {
-        relay.finish().await;
+    if !detach {
+        let tty = exec.terminal.is_some();
+        let done = place.try_with_line(async |line| attached(line, Job::Exec(id, exec), tty, interactive).await)?;
+        return done.unwrap_or_else(|error| Err(error.into()));
     }
-    Ok(status(&exit))
+    place.with_client(async |client| {
+        made(&client, client.get(&id).exec(&exec).1.await)?;
+        print(&format!("{}\n", exec.id))
+    })
 }

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use brood_launcher::signal;
+use brood_launcher::state::{INIT, now_ns};
 use clap::Args;
 use futures::FutureExt;
 
-use super::{Place, print};
+use super::{Place, is_done, print};
+use crate::registry::FailureKind;
 
 /// A container, or one of its execs.
 #[derive(Args)]
@@ -47,21 +49,32 @@ pub(super) struct RmArgs {
 pub(super) fn start(place: &Place, args: &TargetArgs) -> anyhow::Result<ExitCode> {
     place.with_client(async |client| {
         let container = client.get(&args.id);
-        match &args.exec {
-            Some(exec) => container.process(exec).start().await?,
-            None => container.start().await?,
+        let started = match &args.exec {
+            Some(exec) => container.process(exec).start().await,
+            None => container.start().await,
+        };
+        match started {
+            Err(error) if is_done(&client, &error, FailureKind::WrongState) => Ok(ExitCode::SUCCESS),
+            started => Ok(started.map(|()| ExitCode::SUCCESS)?),
         }
-        Ok(ExitCode::SUCCESS)
     })
 }
 
 pub(super) fn wait(place: &Place, args: &TargetArgs) -> anyhow::Result<ExitCode> {
+    let (process, began) = (args.exec.as_deref().unwrap_or(INIT), now_ns());
     let exit = place.with_client(async |client| {
         let container = client.get(&args.id);
-        Ok(match &args.exec {
-            Some(exec) => container.process(exec).wait().await?,
-            None => container.wait().await?,
-        })
+        let exit = match &args.exec {
+            Some(exec) => container.process(exec).wait().await,
+            None => container.wait().await,
+        };
+        match exit {
+            // Removed while there was no connection.
+            Err(error) if is_done(&client, &error, FailureKind::NotFound) => {
+                Ok(client.recorded_exit(&args.id, process, began).await?.ok_or(error)?)
+            }
+            exit => Ok(exit?),
+        }
     })?;
     if let Some(reason) = &exit.reason {
         tracing::warn!(container = args.id, "exit status unknown: {reason}");
@@ -91,7 +104,11 @@ pub(super) fn rm(place: &Place, args: &RmArgs) -> anyhow::Result<ExitCode> {
         let asked: Vec<_> = args.ids.iter().map(delete).collect();
         let mut first_failure = Ok(ExitCode::SUCCESS);
         for deleted in asked {
-            let deleted = deleted.await;
+            let deleted = match deleted.await {
+                Err(error) if error.is_lost() => return Err(error.into()),
+                Err(error) if is_done(&client, &error, FailureKind::NotFound) => Ok(()),
+                deleted => deleted,
+            };
             if first_failure.is_ok() {
                 first_failure = deleted.map(|()| ExitCode::SUCCESS).map_err(Into::into);
             }

@@ -3,6 +3,7 @@
 //! Every command but `daemon` is a client of a daemon. `run` does without one where none is there. Messages go to
 //! standard error, one line each; 125 means that Brood itself failed, 126 and 127 that the program could not be run.
 
+mod attached;
 mod daemon;
 mod exec;
 mod lifecycle;
@@ -13,6 +14,7 @@ mod terminal;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use brood_launcher::state::StateRoot;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -20,6 +22,8 @@ use rustix::io::Errno;
 
 use crate::client::{Client, ClientError};
 use crate::exe::Role;
+use crate::line::Line;
+use crate::registry::FailureKind;
 use crate::socket;
 
 /// Exit status when Brood itself failed.
@@ -184,30 +188,39 @@ impl Place {
     }
 
     /// Runs a client on a connection to the daemon.
-    fn with_client<F, R>(&self, client: impl FnOnce(Client) -> F) -> anyhow::Result<R>
-    where
-        F: Future<Output = anyhow::Result<R>>,
-    {
-        let connected = self.try_with_client(client)?;
+    ///
+    /// When the connection breaks, it is run again on another one.
+    fn with_client<R>(&self, client: impl AsyncFn(Client) -> anyhow::Result<R>) -> anyhow::Result<R> {
+        let connected = self.try_with_line(async |line| line.call(&client, is_lost).await)?;
         connected.unwrap_or_else(|error| Err(error.into()))
     }
 
     /// The same, with the failure to connect apart.
-    fn try_with_client<F, R>(
+    fn try_with_line<R>(
         &self,
-        client: impl FnOnce(Client) -> F,
-    ) -> anyhow::Result<Result<anyhow::Result<R>, ClientError>>
-    where
-        F: Future<Output = anyhow::Result<R>>,
-    {
+        work: impl AsyncFnOnce(Rc<Line>) -> anyhow::Result<R>,
+    ) -> anyhow::Result<Result<anyhow::Result<R>, ClientError>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(tokio::task::LocalSet::new().block_on(&runtime, async {
-            match Client::connect(&self.socket()).await {
-                Ok(connected) => Ok(client(connected).await),
+            match Line::connect(&self.socket()).await {
+                Ok(line) => Ok(work(Rc::new(line)).await),
                 Err(error) => Err(error),
             }
         }))
     }
+}
+
+/// Whether a command failed by a connection that broke.
+fn is_lost(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<capnp::Error>() {
+        Some(error) => error.kind == capnp::ErrorKind::Disconnected,
+        None => error.downcast_ref::<ClientError>().is_some_and(ClientError::is_lost),
+    }
+}
+
+/// Whether this is the refusal of a second try at what the first one, whose answer was lost, has done.
+fn is_done(client: &Client, error: &ClientError, kind: FailureKind) -> bool {
+    client.again && matches!(error, ClientError::Refused(failure) if failure.kind == kind)
 }
 
 /// Whether a failed connection means that there is no daemon, rather than one that is not for us.

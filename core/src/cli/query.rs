@@ -1,5 +1,6 @@
 //! `list`, `state`, `events`, `version`.
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -155,6 +156,8 @@ pub(super) fn state(place: &Place, id: &str) -> anyhow::Result<ExitCode> {
 /// Prints batches as they come.
 struct Printer {
     format: Format,
+    /// The last one's sequence number.
+    printed: Rc<Cell<u64>>,
     done: tokio::sync::Notify,
 }
 
@@ -171,6 +174,7 @@ impl schema::event_sink::Server for Printer {
         let mut lines = String::new();
         for event in batch.get_events()? {
             lines += &self.line(event)?;
+            self.printed.set(event.get_seq());
         }
         print(&lines).map_err(|error| capnp::Error::failed(error.to_string()))?;
         Ok(())
@@ -210,15 +214,19 @@ impl Printer {
 
 pub(super) fn events(place: &Place, args: &EventsArgs) -> anyhow::Result<ExitCode> {
     let since = args.since.map(|time| u64::try_from(time.as_nanosecond())).transpose().context("--since")?;
+    if args.format == Format::Table {
+        print(&format!("{:<30}  {:<15}  {:<24}  {:<12}  STATUS\n", "TIME", "TYPE", "ID", "PROCESS"))?;
+    }
+    // On another connection it goes on after what was printed.
+    let printed = Rc::new(Cell::new(0));
     place.with_client(async |client| {
-        if args.format == Format::Table {
-            print(&format!("{:<30}  {:<15}  {:<24}  {:<12}  STATUS\n", "TIME", "TYPE", "ID", "PROCESS"))?;
-        }
-        let printer = Rc::new(Printer { format: args.format, done: tokio::sync::Notify::new() });
+        let (printed, done) = (printed.clone(), tokio::sync::Notify::new());
+        let printer = Rc::new(Printer { format: args.format, printed: printed.clone(), done });
         let mut request = client.brood.events_request();
         request.get().set_sink(capnp_rpc::new_client_from_rc(printer.clone()));
         let mut fields = request.get().init_request();
         fields.set_since(since.unwrap_or(1).max(1));
+        fields.set_after_seq(printed.get());
         fields.set_follow(args.follow);
         fields.set_id(args.id.as_deref().unwrap_or_default());
         let response = request.send().promise.await.map_err(ClientError::from)?;
@@ -245,7 +253,8 @@ async fn connection_lost(client: &crate::client::Client) -> ClientError {
 
 pub(super) fn version(place: &Place) -> anyhow::Result<ExitCode> {
     let client = format!("client  {} (api {})\n", env!("CARGO_PKG_VERSION"), rpc::API_VERSION);
-    let daemon = place.try_with_client(async |client| {
+    let daemon = place.try_with_line(async |line| {
+        let client = line.client();
         let response = client.brood.version_request().send().promise.await.map_err(ClientError::from)?;
         let reply = response.get()?.get_reply()?;
         let (version, api) = (reply.get_version()?.to_str()?, reply.get_api_version());

@@ -1,9 +1,10 @@
 //! `run` and `create`.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::{Context, bail, ensure};
 use brood_launcher::exec::parse_id;
@@ -16,10 +17,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::attached::{Job, attached};
 use super::terminal::{self, Console};
-use super::{Place, absolute, nobody_there, print};
-use crate::client::{Client, ClientError, Container, Create, CreateSource, Process};
+use super::{Place, absolute, is_done, nobody_there, print};
+use crate::client::{Client, ClientError, Create, CreateSource};
 use crate::limits::RETAIN_COUNT_DEFAULT;
+use crate::line::Line;
 use crate::reactor::{self, Choice};
 use crate::registry::{FailureKind, Instance, ProcessCommand, Reply};
 use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
@@ -118,7 +121,7 @@ pub(super) fn create(place: &Place, args: CreateArgs) -> anyhow::Result<ExitCode
         ..Create::default()
     };
     place.with_client(async |client| {
-        client.create(&create).1.await?;
+        made(&client, client.create(&create).1.await)?;
         print(&format!("{}\n", create.id))
     })
 }
@@ -134,7 +137,7 @@ pub(super) fn run(place: &Place, args: RunArgs) -> anyhow::Result<ExitCode> {
         ignore_unsupported: args.common.ignore_unsupported,
         id,
     };
-    let remote = place.try_with_client(async |client| run_remote(client, create.clone(), &args).await)?;
+    let remote = place.try_with_line(async |line| run_remote(line, create.clone(), &args).await)?;
     match remote {
         Ok(status) => status,
         Err(error) if place.host.is_none() && nobody_there(&error) => {
@@ -145,46 +148,18 @@ pub(super) fn run(place: &Place, args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    if args.detach {
-        ensure!(!args.interactive, "-i: a detached container has no standard input of ours");
-        client.create(&create).1.await?;
-        return print(&format!("{}\n", create.id));
+async fn run_remote(line: Rc<Line>, create: Create, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if !args.detach {
+        return attached(line, Job::Run(create), args.tty, args.interactive).await;
     }
-    let mut console = None;
-    create.stdio = Some(if args.tty {
-        let (ours, theirs) = Console::open()?;
-        console = Some(ours);
-        client.hand_over_console(theirs.as_fd()).await?
-    } else {
-        client.hand_over(&stdio(args.interactive)?).await?
-    });
-    let signals = Signals::new()?;
-    let (container, created) = client.create(&create);
-    // Sent before the creation is answered, so that even the quickest exit is not missed.
-    let exit = container.wait();
-    created.await?;
-    let relay = console.map(Console::relay).transpose()?;
-    let forwarding = tokio::task::spawn_local(Wired::Container(container.clone()).forward(signals));
-    let exit = exit.await?;
-    forwarding.abort();
-    if let Some(relay) = relay {
-        relay.finish().await;
-    }
-    if args.rm {
-        removed(&container).await;
-    }
-    Ok(status(&exit))
+    ensure!(!args.interactive, "-i: a detached container has no standard input of ours");
+    line.call(async |client| made(&client, client.create(&create).1.await), ClientError::is_lost).await?;
+    print(&format!("{}\n", create.id))
 }
 
-/// Waits until the daemon has removed what it was told to remove at its end: joins that removal, if it is not through.
-/// Whatever becomes of it, the run has a status by now.
-async fn removed(container: &Container) {
-    match container.delete(true).await {
-        Err(ClientError::Refused(failure)) if failure.kind == FailureKind::NotFound => {}
-        Err(error) => tracing::warn!("--rm: {error}"),
-        Ok(()) => {}
-    }
+/// A creation, or an earlier one whose answer was lost.
+pub(super) fn made(client: &Client, created: Result<(), ClientError>) -> Result<(), ClientError> {
+    created.or_else(|error| if is_done(client, &error, FailureKind::AlreadyExists) { Ok(()) } else { Err(error) })
 }
 
 /// Without a daemon: the same supervisor, in this process and for this one container.
@@ -247,7 +222,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
 }
 
 async fn run_locally(
-    supervisor: &std::rc::Rc<Supervisor>,
+    supervisor: &Rc<Supervisor>,
     order: Order,
     signals: Signals,
     console: Option<Console>,
@@ -273,9 +248,15 @@ async fn run_locally(
 
 /// A foreground process, and who has it.
 pub(super) enum Wired {
-    Container(Container),
-    Exec(Process),
-    Local(std::rc::Rc<Supervisor>, Instance),
+    /// In a daemon.
+    Remote {
+        line: Rc<Line>,
+        container: String,
+        /// Not the container's own process but this one.
+        exec: Option<String>,
+    },
+    /// In this process.
+    Local(Rc<Supervisor>, Instance),
 }
 
 impl Wired {
@@ -285,8 +266,16 @@ impl Wired {
             let number = signals.next().await;
             match &self {
                 // It may have ended this very moment; then the run is about to end as well.
-                Wired::Container(container) => drop(container.kill(number as u8, false).await),
-                Wired::Exec(process) => drop(process.kill(number as u8).await),
+                Wired::Remote { line, container, exec } => {
+                    let kill = async |client: Client| {
+                        let container = client.get(container);
+                        match exec {
+                            Some(exec) => container.process(exec).kill(number as u8).await,
+                            None => container.kill(number as u8, false).await,
+                        }
+                    };
+                    drop(line.call(kill, ClientError::is_lost).await);
+                }
                 Wired::Local(supervisor, target) => {
                     drop(supervisor.ask(*target, ProcessCommand::Kill { signal: number, all: false }).await);
                 }

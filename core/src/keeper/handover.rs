@@ -7,8 +7,9 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
@@ -137,7 +138,15 @@ fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
 /// It is missing, or does not run.
 pub(super) fn next_binary() -> anyhow::Result<SealedExe> {
     let path = PathBuf::from(std::env::var_os(BINARY_VARIABLE).context("the daemon does not know its binary's path")?);
-    let copy = SealedExe::of(&path).with_context(|| path.display().to_string())?;
+    check_binary(&path)
+}
+
+/// A sealed copy of a binary that says its version.
+///
+/// # Errors
+/// It is missing, or does not run.
+pub fn check_binary(path: &Path) -> anyhow::Result<SealedExe> {
+    let copy = SealedExe::of(path).with_context(|| path.display().to_string())?;
     let mut command = Command::new(copy.path());
     Handed::hide_from(&mut command);
     let output = command.arg("--version").output().with_context(|| path.display().to_string())?;
@@ -145,6 +154,14 @@ pub(super) fn next_binary() -> anyhow::Result<SealedExe> {
     ensure!(output.status.success() && said.starts_with("brood "), "{}: it does not say its version", path.display());
     tracing::info!(binary = %path.display(), version = said.trim(), "upgrade");
     Ok(copy)
+}
+
+/// The path of a daemon's binary, from the environment of its keeper (proc_pid_environ(5)).
+#[must_use]
+pub fn binary_in(environment: &[u8]) -> Option<PathBuf> {
+    let prefix = format!("{BINARY_VARIABLE}=");
+    let path = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
 
 /// What a supervisor needs to start another keeper when its own has died.

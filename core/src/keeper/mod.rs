@@ -33,7 +33,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::exe::Role;
 use crate::socket::{self, Listeners};
-pub use handover::{BINARY_VARIABLE, Spare};
+pub use handover::{BINARY_VARIABLE, Spare, binary_in, check_binary};
 use handover::{HandOver, Handed};
 pub use link::{Heard, Inherited, KeeperLink};
 pub use message::KeptExit;

@@ -1,0 +1,167 @@
+//! A process in a daemon, and this command as its foreground: its descriptors, signals and exit, over as many connections as it
+//! takes.
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use brood_launcher::state::{ExitRecord, INIT, now_ns};
+use futures::future::LocalBoxFuture;
+
+use super::run::{Signals, Wired, status, stdio};
+use super::terminal::Console;
+use crate::client::{Client, ClientError, Container, Create, Exec};
+use crate::line::Line;
+use crate::registry::FailureKind;
+
+/// What is to run.
+pub(super) enum Job {
+    /// A container.
+    Run(Create),
+    /// One more process in this one.
+    Exec(String, Exec),
+}
+
+/// The answer to a wait.
+type Exit = LocalBoxFuture<'static, Result<ExitRecord, ClientError>>;
+
+impl Job {
+    /// The container.
+    fn id(&self) -> &str {
+        match self {
+            Job::Run(create) => &create.id,
+            Job::Exec(container, _) => container,
+        }
+    }
+
+    /// The name of the process in it.
+    fn process(&self) -> &str {
+        match self {
+            Job::Run(_) => INIT,
+            Job::Exec(_, exec) => &exec.id,
+        }
+    }
+
+    /// Orders it, and its exit in the same breath, so that even the quickest is not missed.
+    async fn order(&mut self, client: &Client, ticket: Vec<u8>) -> Result<Exit, ClientError> {
+        match self {
+            Job::Run(create) => {
+                create.stdio = Some(ticket);
+                let (container, created) = client.create(create);
+                let exit = container.wait();
+                created.await?;
+                Ok(Box::pin(exit))
+            }
+            Job::Exec(container, exec) => {
+                exec.stdio = Some(ticket);
+                let (process, created) = client.get(container).exec(exec);
+                let exit = process.wait();
+                created.await?;
+                Ok(Box::pin(exit))
+            }
+        }
+    }
+
+    /// Whether the daemon has it.
+    async fn is_there(&self, line: &Line) -> Result<bool, ClientError> {
+        let ask = async |client: Client| {
+            let container = client.get(self.id());
+            let known = match self {
+                Job::Run(_) => container.exists().await,
+                Job::Exec(_, exec) => container.process(&exec.id).exists().await,
+            };
+            match known {
+                Err(ClientError::Refused(failure)) if failure.kind == FailureKind::NotFound => Ok(false),
+                known => known.map(|()| true),
+            }
+        };
+        line.call(ask, ClientError::is_lost).await
+    }
+}
+
+/// Runs it to its end.
+pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactive: bool) -> anyhow::Result<ExitCode> {
+    let (began, signals) = (now_ns(), Signals::new()?);
+    let (console, exit) = loop {
+        let (console, ordered) = begin(&line, &mut job, tty, interactive).await?;
+        match ordered {
+            Ok(exit) => break (console, Some(exit)),
+            Err(error) if error.is_lost() => line.again().await?,
+            Err(error) => return Err(error.into()),
+        }
+        // Made, and the answer lost; or it ran and is removed already.
+        if job.is_there(&line).await? {
+            break (console, None);
+        }
+        if let Some(exit) = line.exit_of(job.id(), job.process(), began).await? {
+            return Ok(status(&exit));
+        }
+    };
+    let relay = console.map(Console::relay).transpose()?;
+    let forwarding = {
+        let (container, exec) = (job.id().to_owned(), job.process().to_owned());
+        let remote = Wired::Remote { line: line.clone(), container, exec: Some(exec).filter(|exec| exec != INIT) };
+        tokio::task::spawn_local(remote.forward(signals))
+    };
+    let exit = match exit {
+        Some(exit) => match exit.await {
+            Err(error) if error.is_lost() => None,
+            exit => Some(exit?),
+        },
+        None => None,
+    };
+    let exit = match exit {
+        Some(exit) => exit,
+        None => {
+            line.again().await?;
+            let exit = line.exit_of(job.id(), job.process(), began).await?;
+            exit.ok_or_else(|| anyhow::anyhow!("{}: the daemon has lost it", job.id()))?
+        }
+    };
+    forwarding.abort();
+    if let Some(relay) = relay {
+        relay.finish().await;
+    }
+    if let Job::Run(Create { auto_remove: true, .. }) = &job {
+        removed(&line, job.id()).await;
+    }
+    Ok(status(&exit))
+}
+
+/// Hands the descriptors over and orders the job. A connection that broke is told apart, with the terminal that the process
+/// may have by now.
+async fn begin(
+    line: &Line,
+    job: &mut Job,
+    tty: bool,
+    interactive: bool,
+) -> anyhow::Result<(Option<Console>, Result<Exit, ClientError>)> {
+    let client = line.client();
+    if !tty {
+        let stdio = stdio(interactive)?;
+        return Ok((
+            None,
+            match client.hand_over(&stdio).await {
+                Ok(ticket) => job.order(&client, ticket).await,
+                Err(error) => Err(error),
+            },
+        ));
+    }
+    let (ours, theirs) = Console::open()?;
+    let ordered = match client.hand_over_console(theirs.as_fd()).await {
+        Ok(ticket) => job.order(&client, ticket).await,
+        Err(error) => Err(error),
+    };
+    Ok((Some(ours), ordered))
+}
+
+/// Waits until the daemon has removed what it was told to remove at its end: joins that removal, if it is not through.
+/// Whatever becomes of it, the run has a status by now.
+async fn removed(line: &Line, id: &str) {
+    let delete = async |client: Client| Container::delete(&client.get(id), true).await;
+    match line.call(delete, ClientError::is_lost).await {
+        Err(ClientError::Refused(failure)) if failure.kind == FailureKind::NotFound => {}
+        Err(error) => tracing::warn!("--rm: {error}"),
+        Ok(()) => {}
+    }
+}

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::rpc::{Features, Kind, Notify, Opts, Request, Response};
-use super::spawn::{self, RootMount, SOCKET};
+use super::spawn::{self, SOCKET};
 use super::{CheckpointError, CriuVersion, OLDEST_CRIU, Result, kernel};
 use crate::zygote::frame;
 
@@ -32,7 +32,7 @@ pub(super) struct Criu {
 
 impl Criu {
     /// Starts it, with `fds` from [`Criu::FIRST_FD`] on, and makes sure that it is no older than [`OLDEST_CRIU`].
-    pub(super) fn start(fds: &[BorrowedFd<'_>], root: Option<RootMount>) -> Result<Criu> {
+    pub(super) fn start(fds: &[BorrowedFd<'_>]) -> Result<Criu> {
         let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (socket, theirs) = pair.map_err(kernel("socketpair"))?;
         let memory = rustix::fs::memfd_create(c"criu-stderr", MemfdFlags::CLOEXEC).map_err(kernel("memfd_create"))?;
@@ -43,7 +43,7 @@ impl Criu {
         command.stderr(stderr.try_clone().map_err(CheckpointError::Start)?);
         command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
         let all: Vec<BorrowedFd<'_>> = std::iter::once(theirs.as_fd()).chain(fds.iter().copied()).collect();
-        let child = spawn::spawn(&mut command, &all, root).map_err(CheckpointError::Start)?;
+        let child = spawn::spawn(&mut command, &all).map_err(CheckpointError::Start)?;
         let mut criu = Criu { socket, child, stderr, version: CriuVersion(0, 0, 0) };
         drop((theirs, command));
         criu.version = criu.ask_version()?;

@@ -28,7 +28,7 @@ pub(super) const EMPTY_NAMESPACES: u32 = libc::CLONE_NEWNET as u32;
 pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, options: &DumpOptions) -> Result<()> {
     let pid = dir.process(INIT).read_pid()?.pid;
     let directories = Directories::make(&options.common, options.parent.as_deref())?;
-    let mut criu = Criu::start(&[], None)?;
+    let mut criu = Criu::start(&[])?;
     let mut opts = common_opts(&options.common, &directories, LOG, state, &criu)?;
     if options.pre_dump {
         criu.insist_feature(Features { mem_track: Some(true), ..Features::default() }, "memory tracking (--pre-dump)")?;
@@ -137,11 +137,14 @@ pub(super) fn failure(
 ) -> CheckpointError {
     let log = directories.log(log_file);
     let errno = answer.errno.filter(|errno| *errno != 0).map(rustix::io::Errno::from_raw_os_error);
-    let mut reason = errno.map(|errno| format!(": {}", errno_text(errno))).unwrap_or_default();
-    if let Some(message) = answer.message.as_ref().filter(|message| !message.is_empty()) {
-        reason.push_str(&format!(": {}", crate::config::one_line(message)));
+    let reason = errno.map(|errno| format!(": {}", errno_text(errno))).unwrap_or_default();
+    let mut said = log::last_errors_of(&log);
+    // Its first complaint, which the end of the log may not show any more.
+    let first = answer.message.as_deref().map(str::trim).filter(|message| !message.is_empty());
+    if let Some(first) = first.map(crate::config::one_line).filter(|first| !said.contains(&**first)) {
+        said.insert_str(0, &format!(": {first}"));
     }
-    CheckpointError::Failed { operation, reason, said: log::last_errors_of(&log), log }
+    CheckpointError::Failed { operation, reason, said, log }
 }
 
 impl DumpOptions {

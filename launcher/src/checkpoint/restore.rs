@@ -1,12 +1,11 @@
 //! A restore: a container that goes on where its checkpoint was made.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::criu::Criu;
@@ -14,7 +13,6 @@ use super::dump::{common_opts, failure, utf8};
 use super::external::{self, EXTERNAL_NAMESPACES};
 use super::images::Directories;
 use super::rpc::{InheritFd, JoinNamespace, Kind, Notify, Opts};
-use super::spawn::RootMount;
 use super::{CheckpointError, CriuVersion, RestoreOptions, Result, cgroups, kernel, mount_points};
 use crate::hooks::{self, Point};
 use crate::plan::Io;
@@ -42,14 +40,12 @@ pub struct Restored {
 /// # Errors
 /// One line that names the option or field, or quotes CRIU's log; no process is left.
 pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> Result<Restored> {
-    let directories = Directories::open(&options.common)?;
     let Reservation { spec, bundle, state, .. } = reservation;
-    mount_points::check_images(directories.images_fd(), &options.common.images, &state.rootfs)?;
-    mount_points::make(spec, bundle, &state.rootfs)?;
-    let inherited = Inherited::collect(reservation, io, &directories)?;
     let root = RootFolder::make(reservation.reserved.dir().path())?;
-    let mount = RootMount { rootfs: c_path(&state.rootfs)?, mount_point: c_path(&root.0)? };
-    let criu = Criu::start(&inherited.fds(), Some(mount))?;
+    let start = || start(reservation, io, options, &root.0);
+    // A thread can have mounts of its own, and takes them along.
+    let started = std::thread::scope(|scope| scope.spawn(start).join());
+    let Started { criu, directories, names } = started.map_err(|_| CheckpointError::Protocol("panic".to_owned()))??;
     let mut opts = common_opts(&options.common, &directories, LOG, state, &criu)?;
     if options.lsm_profile.is_some() || options.lsm_mount_context.is_some() {
         criu.insist(CriuVersion(3, 16, 0), "--lsm-profile and --lsm-mount-context")?;
@@ -64,8 +60,33 @@ pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> 
     opts.cgroup_roots = cgroups::roots(criu.pid());
     opts.external_mounts = external::to_restore(spec, bundle)?;
     opts.join_ns = joined_namespaces(reservation)?;
-    opts.inherit_fd = inherited.names;
+    opts.inherit_fd = names;
     run(criu, opts, reservation, io, &directories)
+}
+
+/// What a restore goes on with.
+struct Started {
+    criu: Criu,
+    directories: Directories,
+    names: Vec<InheritFd>,
+}
+
+/// CRIU wants a mount point for a root, whose parent nothing is mounted on. It gets one in a mount namespace of its own, of
+/// which the host sees nothing; the directories are opened in there, since it mounts things in its working directory.
+fn start(reservation: &Reservation, io: &Io, options: &RestoreOptions, root: &Path) -> Result<Started> {
+    let Reservation { spec, bundle, state, .. } = reservation;
+    let failed = kernel("mount the root for criu");
+    sys::unshare(libc::CLONE_NEWNS).map_err(&failed)?;
+    // What the host unmounts later goes here as well, and in bind mounts of the container that want it so.
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", slave).map_err(&failed)?;
+    let directories = Directories::open(&options.common)?;
+    mount_points::check_images(directories.images_fd(), &options.common.images, &state.rootfs)?;
+    mount_points::make(spec, bundle, &state.rootfs)?;
+    rustix::mount::mount_bind_recursive(&state.rootfs, root).map_err(&failed)?;
+    let inherited = Inherited::collect(reservation, io, &directories)?;
+    let criu = Criu::start(&inherited.fds())?;
+    Ok(Started { criu, directories, names: inherited.names })
 }
 
 fn run(criu: Criu, opts: Opts, reservation: &Reservation, io: &Io, directories: &Directories) -> Result<Restored> {
@@ -219,9 +240,4 @@ impl Drop for RootFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir(&self.0);
     }
-}
-
-fn c_path(path: &Path) -> Result<CString> {
-    let text = CString::new(path.as_os_str().as_bytes());
-    text.map_err(|_| CheckpointError::config("root.path", "must not contain a NUL byte"))
 }

@@ -1,14 +1,10 @@
-//! Starting `criu swrk`: which descriptors it has, and which mounts it sees.
+//! Starting `criu swrk` with the descriptors that it is to have.
 
 #![expect(unsafe_code, reason = "what the child does before it becomes criu")]
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-
-use rustix::io::Errno;
-use rustix::mount::MountPropagationFlags;
 
 use crate::sys;
 
@@ -18,43 +14,16 @@ pub(super) const SOCKET: i32 = 3;
 /// Copies are made from here on, out of the way of the numbers that CRIU gets.
 const OUT_OF_THE_WAY: i32 = 64;
 
-/// The root file system of a container to be restored. CRIU wants a mount point for a root, whose parent nothing is mounted
-/// on: it gets one in a mount namespace of its own, of which the host sees nothing.
-#[derive(Debug)]
-pub(super) struct RootMount {
-    /// Of config.json.
-    pub rootfs: CString,
-    /// An empty directory.
-    pub mount_point: CString,
-}
-
-impl RootMount {
-    fn mount(&self) -> Result<(), Errno> {
-        sys::unshare(libc::CLONE_NEWNS)?;
-        // What the host unmounts later goes here as well, and in bind mounts of the container that want it so.
-        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-        rustix::mount::mount_change(c"/", slave)?;
-        rustix::mount::mount_bind_recursive(&self.rootfs, &self.mount_point)
-    }
-}
-
 /// Starts the command with `fds` as its descriptors from [`SOCKET`] on, and no others but 0, 1 and 2.
 ///
 /// # Errors
 /// As `Command::spawn`, or a step of the child's failed.
-pub(super) fn spawn(
-    command: &mut Command,
-    fds: &[BorrowedFd<'_>],
-    root: Option<RootMount>,
-) -> Result<Child, std::io::Error> {
+pub(super) fn spawn(command: &mut Command, fds: &[BorrowedFd<'_>]) -> Result<Child, std::io::Error> {
     let copy = |fd: &BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, OUT_OF_THE_WAY);
     let copies: Vec<OwnedFd> = fds.iter().map(copy).collect::<Result<_, _>>()?;
     // The pipe by which std learns of a failed start must not have one of the numbers.
     let placeholders = fill_below(SOCKET + fds.len() as i32)?;
     let set_up = move || {
-        if let Some(root) = &root {
-            root.mount()?;
-        }
         let mut next = SOCKET;
         for fd in &copies {
             sys::dup_to(fd.as_fd(), next)?;
@@ -62,7 +31,7 @@ pub(super) fn spawn(
         }
         Ok(sys::close_range_cloexec(next)?)
     };
-    // SAFETY: between fork and exec system calls are made, on strings and descriptors from before; nothing is allocated
+    // SAFETY: between fork and exec system calls are made, on descriptors from before; nothing is allocated
     // and no lock is taken.
     unsafe { command.pre_exec(set_up) };
     let child = command.spawn();

@@ -214,6 +214,7 @@ fn redis_keeps_its_data_and_its_client() {
     container.create();
     container.call(&["start"]).ok();
     let stream = waiting::until("Redis to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+    stream.set_read_timeout(Some(waiting::PATIENCE)).unwrap();
     let mut client = resp::Client::new(stream);
     assert_eq!(client.call(&["SET", "bird", "nightingale"]).unwrap(), "OK");
 
@@ -221,7 +222,7 @@ fn redis_keeps_its_data_and_its_client() {
     assert!(refused.one_line_error().contains("--tcp-established"), "{refused}");
     assert_eq!(client.call(&["GET", "bird"]).unwrap(), "nightingale", "it goes on after a checkpoint that failed");
 
-    let connections = ["--tcp-established", "--network-lock", "nftables"];
+    let connections = ["--tcp-established"];
     checkpoint(&container, &connections).run().ok();
     restore(&container, &connections).run().ok();
     assert_eq!(client.call(&["GET", "bird"]).unwrap(), "nightingale");
@@ -233,21 +234,18 @@ fn redis_keeps_its_data_and_its_client() {
 #[ignore = "runs in the guest: tests/guest/run"]
 fn pipes_become_those_of_the_restore_and_its_status_the_programs() {
     guest::insist();
-    let container = Container::new(|bundle| bundle.sh("touch /tmp/up; read line; echo got $line; exit 5"));
-    let mut run = container.oci(&["run", "-b"]).arg(container.bundle.path()).arg(&container.id);
-    run = run.patience(waiting::PATIENCE);
-    let feed = container.sandbox.path("feed");
-    Cmd::new("mkfifo").arg(&feed).run().ok();
-    let _ = &mut run;
-    let running = run.start();
+    let script = "touch /tmp/up; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo gone on; exit 5";
+    let container = Container::new(|bundle| bundle.sh(script));
+    let running = container.oci(&["run", "-b"]).arg(container.bundle.path()).arg(&container.id).start();
     container.bundle.await_up();
-    checkpoint(&container, &["--shell-job"]).run().ok();
+    checkpoint(&container, &[]).run().ok();
     // Whoever waited for it learns that it was killed.
     running.finish().expect(137);
     assert_eq!(container.sandbox.containers(), Vec::<String>::new());
+    fs::write(container.bundle.rootfs().join("tmp/go"), "").unwrap();
     let restored = container.oci(&["restore", "--image-path"]).arg(images(&container)).arg("-b");
-    let output = restored.arg(container.bundle.path()).arg("--shell-job").arg(&container.id).run().expect(5);
-    assert_eq!(output.stdout, "got\n");
+    let output = restored.arg(container.bundle.path()).arg(&container.id).run().expect(5);
+    assert_eq!(output.stdout, "gone on\n");
     assert_eq!(container.sandbox.containers(), Vec::<String>::new(), "a foreground restore deletes");
 }
 
@@ -394,13 +392,19 @@ fn processes_of_execs_and_a_user_namespace_come_along() {
     let container = up(|bundle| {
         fs::set_permissions(bundle.rootfs().join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
         config::add_namespace(&mut bundle.config, "user");
+        config::add_namespace(&mut bundle.config, "network");
         let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
         bundle.config["linux"]["uidMappings"] = map.clone();
         bundle.config["linux"]["gidMappings"] = map;
         Cmd::new("chown").args(["-R", "100000:100000"]).arg(bundle.rootfs()).run().ok();
     });
-    container.oci(&["exec", "-d", &container.id, "sleep", "987654"]).run().ok();
-    checkpoint(&container, &[]).run().ok();
+    let pid_file = container.sandbox.path("exec");
+    let exec = container.oci(&["exec", "-d", "--pid-file"]).arg(&pid_file);
+    exec.args([&container.id, "sleep", "987654"]).run().ok();
+    let checkpoint = checkpoint(&container, &[]).start();
+    // It is our own orphan by now, and a pid namespace does not end before all in it are reaped.
+    waiting::gone(fs::read_to_string(&pid_file).unwrap().parse().unwrap());
+    checkpoint.finish().expect(0);
     goes_on(&container, &[]);
     assert!(container.call(&["ps"]).ok().contains("sleep 987654"));
     assert_eq!(procfs::status(container.pid(), "Uid").unwrap().split_whitespace().next(), Some("100000"));

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use prost::Message;
@@ -37,7 +38,7 @@ impl Criu {
         let (socket, theirs) = pair.map_err(kernel("socketpair"))?;
         let memory = rustix::fs::memfd_create(c"criu-stderr", MemfdFlags::CLOEXEC).map_err(kernel("memfd_create"))?;
         let stderr = File::from(memory);
-        let mut command = Command::new(find_program()?);
+        let mut command = Command::new(find_program("criu").ok_or(CheckpointError::NoCriu)?);
         // Standard input and output are ours: with --shell-job it looks for the caller's terminal there.
         command.arg("swrk").arg(SOCKET.to_string());
         command.stderr(stderr.try_clone().map_err(CheckpointError::Start)?);
@@ -59,10 +60,14 @@ impl Criu {
         self.child.id() as i32
     }
 
+    /// Whether it is this version or a newer one.
+    pub(super) fn is(&self, version: CriuVersion) -> bool {
+        self.version >= version
+    }
+
     /// Refuses an older one.
     pub(super) fn insist(&self, needed: CriuVersion, what: &'static str) -> Result<()> {
-        let found = self.version;
-        if found < needed { Err(CheckpointError::TooOld { found, needed, what }) } else { Ok(()) }
+        if self.is(needed) { Ok(()) } else { Err(CheckpointError::TooOld { found: self.version, needed, what }) }
     }
 
     /// Refuses an option that needs a feature which CRIU or the kernel lacks.
@@ -180,11 +185,11 @@ impl Drop for Criu {
     }
 }
 
-/// `criu` along PATH, as runc finds it.
-fn find_program() -> Result<std::path::PathBuf> {
+/// A program along PATH, as runc finds CRIU.
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let runs = |file: &std::path::PathBuf| {
+    let runs = |file: &PathBuf| {
         file.is_absolute() && file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
     };
-    std::env::split_paths(&path).map(|folder| folder.join("criu")).find(runs).ok_or(CheckpointError::NoCriu)
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(runs)
 }

@@ -5,13 +5,17 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
-use super::criu::Criu;
+use super::criu::{self, Criu};
 use super::images::Directories;
 use super::rpc::{Features, Kind, Opts, PageServerInfo};
 use super::{CheckpointError, CriuVersion, DumpOptions, NetworkLock, Options, Result, cgroups, external, log};
 use crate::report::errno_text;
 use crate::state::{ContainerDir, ContainerState, INIT};
 
+/// Knows `network_lock`.
+const WITH_NETWORK_LOCK: CriuVersion = CriuVersion(3, 16, 0);
+/// Finds the rules again that its checkpoint left: until then they are named after a pid, and a restored process has another.
+const WITH_SOUND_NFTABLES: CriuVersion = CriuVersion(4, 0, 0);
 /// The log's name, as with runc.
 const LOG: &str = "dump.log";
 /// Configuration of CRIU that is read without an annotation: what is in there has precedence over options.
@@ -78,8 +82,10 @@ pub(super) fn common_opts(
     criu: &Criu,
 ) -> Result<Opts> {
     if options.network_lock.is_some() {
-        criu.insist(CriuVersion(3, 16, 0), "--network-lock")?;
+        criu.insist(WITH_NETWORK_LOCK, "--network-lock")?;
     }
+    // What it does by default takes two programs that a host need not have.
+    let other_lock = || (criu.is(WITH_SOUND_NFTABLES) && !has_iptables()).then_some(NetworkLock::Nftables);
     Ok(Opts {
         images_dir_fd: directories.images(),
         work_dir_fd: directories.work(),
@@ -95,11 +101,15 @@ pub(super) fn common_opts(
         auto_dedup: Some(options.auto_dedup),
         manage_cgroups: Some(true),
         manage_cgroups_mode: Some(options.cgroups_mode as i32),
-        network_lock: options.network_lock.map(|method: NetworkLock| method as i32),
+        network_lock: options.network_lock.or_else(other_lock).map(|method| method as i32),
         empty_ns: Some(EMPTY_NAMESPACES),
         config_file: config_file(state)?,
         ..Opts::default()
     })
+}
+
+fn has_iptables() -> bool {
+    ["iptables-restore", "ip6tables-restore"].into_iter().all(|program| criu::find_program(program).is_some())
 }
 
 /// CRIU's configuration may name programs to run, and an annotation may have come from an image: so only what root alone can

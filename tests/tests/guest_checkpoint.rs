@@ -388,7 +388,7 @@ fn images_that_lead_out_of_the_root_are_refused() {
 
 #[test]
 #[ignore = "runs in the guest: tests/guest/run"]
-fn processes_of_execs_and_a_user_namespace_come_along() {
+fn a_user_namespace_comes_back() {
     let container = up(|bundle| {
         fs::set_permissions(bundle.rootfs().join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
         config::add_namespace(&mut bundle.config, "user");
@@ -398,15 +398,10 @@ fn processes_of_execs_and_a_user_namespace_come_along() {
         bundle.config["linux"]["gidMappings"] = map;
         Cmd::new("chown").args(["-R", "100000:100000"]).arg(bundle.rootfs()).run().ok();
     });
-    let pid_file = container.sandbox.path("exec");
-    let exec = container.oci(&["exec", "-d", "--pid-file"]).arg(&pid_file);
-    exec.args([&container.id, "sleep", "987654"]).run().ok();
-    let checkpoint = checkpoint(&container, &[]).start();
-    // It is our own orphan by now, and a pid namespace does not end before all in it are reaped.
-    waiting::gone(fs::read_to_string(&pid_file).unwrap().parse().unwrap());
-    checkpoint.finish().expect(0);
+    // In its user namespace CRIU is nobody who could enter a directory of root's alone.
+    fs::create_dir(images(&container)).unwrap();
+    checkpoint(&container, &[]).run().ok();
     goes_on(&container, &[]);
-    assert!(container.call(&["ps"]).ok().contains("sleep 987654"));
     assert_eq!(procfs::status(container.pid(), "Uid").unwrap().split_whitespace().next(), Some("100000"));
     away(&container);
 }

@@ -57,7 +57,7 @@ pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, options: &D
     }
     opts.track_mem = (options.pre_dump || options.parent.is_some()).then_some(true);
     if !options.pre_dump {
-        opts.external_mounts = external::of_running(spec, &state.bundle, pid)?;
+        opts.external_mounts = external::of_running(spec, pid)?;
         directories.write_descriptors(pid)?;
     }
     let (kind, operation) = if options.pre_dump { (Kind::PreDump, "pre-dump") } else { (Kind::Dump, "dump") };

@@ -18,27 +18,13 @@ use super::{CheckpointError, Result, kernel};
 /// The name of all masked files, as with runc.
 const MASK: &str = "/dev/null";
 
-/// A bind mount of config.json.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Bind {
-    /// `mounts[3]`
-    pub field: String,
-    /// Its name in the images.
-    pub name: String,
-    /// What it is of, on the host.
-    pub source: PathBuf,
-}
-
-/// The bind mounts of a configuration.
-pub(super) fn binds(spec: &Spec, bundle: &Path) -> Result<Vec<Bind>> {
+/// The names of a configuration's bind mounts, with their positions.
+pub(super) fn binds(spec: &Spec) -> Result<Vec<(usize, String)>> {
     let list = spec.mounts().iter().flatten().enumerate().filter(|(_, mount)| is_bind(mount));
-    let bind = |(index, mount): (usize, &Mount)| {
-        let field = format!("mounts[{index}]");
-        let name = name(&format!("{field}.destination"), mount.destination())?;
-        let source = mount.source().as_deref().unwrap_or(Path::new(""));
-        Ok(Bind { field, name, source: bundle.join(source) })
+    let named = |(position, mount): (usize, &Mount)| {
+        Ok((position, name(&format!("mounts[{position}].destination"), mount.destination())?))
     };
-    list.map(bind).collect()
+    list.map(named).collect()
 }
 
 /// As [`crate::plan`] has it.
@@ -79,7 +65,7 @@ fn masked(spec: &Spec) -> impl Iterator<Item = &Path> {
 }
 
 /// For a checkpoint: where the container has them, and their names.
-pub(super) fn of_running(spec: &Spec, bundle: &Path, pid: i32) -> Result<Vec<ExternalMount>> {
+pub(super) fn of_running(spec: &Spec, pid: i32) -> Result<Vec<ExternalMount>> {
     let inside = Inside::of(pid)?;
     let mut all = Vec::new();
     let mut add = |path: &Path, name: &str, files_only: bool| -> Result<()> {
@@ -91,8 +77,8 @@ pub(super) fn of_running(spec: &Spec, bundle: &Path, pid: i32) -> Result<Vec<Ext
         }
         Ok(())
     };
-    for bind in binds(spec, bundle)? {
-        add(Path::new(&bind.name), &bind.name, false)?;
+    for (_, name) in binds(spec)? {
+        add(Path::new(&name), &name, false)?;
     }
     for path in masked(spec) {
         add(path, MASK, true)?;
@@ -103,16 +89,12 @@ pub(super) fn of_running(spec: &Spec, bundle: &Path, pid: i32) -> Result<Vec<Ext
     Ok(all)
 }
 
-/// For a restore: what stands behind the names.
-pub(super) fn to_restore(spec: &Spec, bundle: &Path) -> Result<Vec<ExternalMount>> {
+/// For a restore: what stands behind the names. `trees` says where the bind mounts have been put, by position.
+pub(super) fn to_restore(spec: &Spec, trees: &[(usize, String)]) -> Result<Vec<ExternalMount>> {
     let mut all = Vec::new();
-    for bind in binds(spec, bundle)? {
-        let fail = |problem: &str| {
-            CheckpointError::config(format!("{}.source", bind.field), format!("{}: {problem}", bind.source.display()))
-        };
-        let source = std::fs::canonicalize(&bind.source).map_err(|error| fail(&crate::state::io_text(&error)))?;
-        let value = source.to_str().ok_or_else(|| fail("CRIU takes no path that is not UTF-8"))?.to_owned();
-        all.push(ExternalMount { key: bind.name, value });
+    for (position, key) in binds(spec)? {
+        let tree = trees.iter().find(|(at, _)| *at == position);
+        all.extend(tree.map(|(_, path)| ExternalMount { key, value: path.clone() }));
     }
     all.push(ExternalMount { key: MASK.to_owned(), value: MASK.to_owned() });
     for path in devices(spec) {
@@ -245,13 +227,7 @@ mod tests {
             {"destination": "/b/", "source": "y", "options": ["rbind", "ro"]},
             {"destination": "/b", "type": "none", "options": ["remount", "bind", "ro"]},
         ]));
-        let found = binds(&spec, Path::new("/bundle")).unwrap();
-        let bind = |field: &str, name: &str, source: &str| Bind {
-            field: field.to_owned(),
-            name: name.to_owned(),
-            source: source.into(),
-        };
-        assert_eq!(found, [bind("mounts[1]", "/a", "/x"), bind("mounts[2]", "/b", "/bundle/y")]);
+        assert_eq!(binds(&spec).unwrap(), [(1, "/a".to_owned()), (2, "/b".to_owned())]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use crate::cgroup::CgroupError;
 use crate::config::one_line;
 use crate::hooks::HookError;
+use crate::plan::PlanError;
 use crate::state::StateError;
 
 pub use dump::dump;
@@ -92,6 +93,9 @@ pub enum CheckpointError {
         /// Why it is in the way.
         problem: String,
     },
+    /// A mount of config.json.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// CRIU did not keep to its protocol.
     #[error("criu: unexpected answer: {0}")]
     Protocol(String),

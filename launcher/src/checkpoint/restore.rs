@@ -1,11 +1,12 @@
 //! A restore: a container that goes on where its checkpoint was made.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountPropagationFlags;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::criu::Criu;
@@ -18,12 +19,12 @@ use crate::hooks::{self, Point};
 use crate::plan::Io;
 use crate::prepare::Reservation;
 use crate::report::errno_text;
-use crate::{sys, zygote};
+use crate::{plan, sys, zygote};
 
 /// The log's name, as with runc.
 const LOG: &str = "restore.log";
-/// The mount point of the root in the container's folder, in CRIU's mount namespace.
-const ROOT: &str = ".criu-root";
+/// Where the parts of the container's file system are put together, in its folder and CRIU's mount namespace.
+const STAGE: &str = ".criu";
 
 /// The init process of a restored container, a child of ours.
 #[derive(Debug)]
@@ -40,25 +41,25 @@ pub struct Restored {
 /// # Errors
 /// One line that names the option or field, or quotes CRIU's log; no process is left.
 pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> Result<Restored> {
-    let Reservation { spec, bundle, state, .. } = reservation;
-    let root = RootFolder::make(reservation.reserved.dir().path())?;
-    let start = || start(reservation, io, options, &root.0);
+    let Reservation { spec, state, .. } = reservation;
+    let stage = Stage::make(reservation.reserved.dir().path())?;
+    let start = || start(reservation, io, options, &stage);
     // A thread can have mounts of its own, and takes them along.
     let started = std::thread::scope(|scope| scope.spawn(start).join());
-    let Started { criu, directories, names } = started.map_err(|_| CheckpointError::Protocol("panic".to_owned()))??;
+    let Started { criu, directories, names, trees } = started.map_err(|_| CheckpointError::Protocol("panic".to_owned()))??;
     let mut opts = common_opts(&options.common, &directories, LOG, state, &criu)?;
     if options.lsm_profile.is_some() || options.lsm_mount_context.is_some() {
         criu.insist(CriuVersion(3, 16, 0), "--lsm-profile and --lsm-mount-context")?;
     }
     cgroups::enter(state, criu.pid())?;
-    opts.root = utf8("--root", &root.0)?;
+    opts.root = utf8("--root", &stage.root())?;
     opts.evasive_devices = Some(true);
     opts.rst_sibling = Some(true);
     opts.tcp_close = Some(options.tcp_close);
     opts.lsm_profile.clone_from(&options.lsm_profile);
     opts.lsm_mount_context.clone_from(&options.lsm_mount_context);
     opts.cgroup_roots = cgroups::roots(criu.pid());
-    opts.external_mounts = external::to_restore(spec, bundle)?;
+    opts.external_mounts = external::to_restore(spec, &trees)?;
     opts.join_ns = joined_namespaces(reservation)?;
     opts.inherit_fd = names;
     run(criu, opts, reservation, io, &directories)
@@ -69,11 +70,13 @@ struct Started {
     criu: Criu,
     directories: Directories,
     names: Vec<InheritFd>,
+    /// Bind mounts by position in config.json, and where they are for CRIU.
+    trees: Vec<(usize, String)>,
 }
 
 /// CRIU wants a mount point for a root, whose parent nothing is mounted on. It gets one in a mount namespace of its own, of
 /// which the host sees nothing; the directories are opened in there, since it mounts things in its working directory.
-fn start(reservation: &Reservation, io: &Io, options: &RestoreOptions, root: &Path) -> Result<Started> {
+fn start(reservation: &Reservation, io: &Io, options: &RestoreOptions, stage: &Stage) -> Result<Started> {
     let Reservation { spec, bundle, state, .. } = reservation;
     let failed = kernel("mount the root for criu");
     sys::unshare(libc::CLONE_NEWNS).map_err(&failed)?;
@@ -83,10 +86,11 @@ fn start(reservation: &Reservation, io: &Io, options: &RestoreOptions, root: &Pa
     let directories = Directories::open(&options.common)?;
     mount_points::check_images(directories.images_fd(), &options.common.images, &state.rootfs)?;
     mount_points::make(spec, bundle, &state.rootfs)?;
-    rustix::mount::mount_bind_recursive(&state.rootfs, root).map_err(&failed)?;
+    stage.mount_root(&state.rootfs).map_err(&failed)?;
+    let trees = stage.mount_binds(reservation)?;
     let inherited = Inherited::collect(reservation, io, &directories)?;
     let criu = Criu::start(&inherited.fds())?;
-    Ok(Started { criu, directories, names: inherited.names })
+    Ok(Started { criu, directories, names: inherited.names, trees })
 }
 
 fn run(criu: Criu, opts: Opts, reservation: &Reservation, io: &Io, directories: &Directories) -> Result<Restored> {
@@ -146,7 +150,7 @@ fn notified(
 }
 
 /// In the network namespace of a process.
-fn loopback_up(pid: i32) -> std::result::Result<(), rustix::io::Errno> {
+fn loopback_up(pid: i32) -> std::result::Result<(), Errno> {
     let open = |path: String| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let (theirs, ours) = (open(format!("/proc/{pid}/ns/net"))?, open("/proc/thread-self/ns/net".to_owned())?);
     sys::setns(theirs.as_fd(), libc::CLONE_NEWNET)?;
@@ -224,19 +228,55 @@ fn joined_namespaces(reservation: &Reservation) -> Result<Vec<JoinNamespace>> {
     Ok(all)
 }
 
-/// The directory on which CRIU has the root mounted, as long as it restores.
-struct RootFolder(std::path::PathBuf);
+/// A directory that CRIU alone sees filled, as long as it restores: the root file system, and the bind mounts with the flags
+/// that config.json gives them. CRIU would take them from the host by path, and where a directory is mounted twice it
+/// forgets about `ro` (seen with 3.17).
+struct Stage(PathBuf);
 
-impl RootFolder {
-    fn make(container: &Path) -> Result<RootFolder> {
-        let path = container.join(ROOT);
+impl Stage {
+    fn make(container: &Path) -> Result<Stage> {
+        let path = container.join(STAGE);
         let made = std::fs::create_dir(&path);
         made.map_err(|error| CheckpointError::path("state", &path, crate::state::io_text(&error)))?;
-        Ok(RootFolder(path))
+        Ok(Stage(path))
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+
+    fn mount_root(&self, rootfs: &Path) -> std::result::Result<(), Errno> {
+        rustix::mount::mount("tmpfs", &self.0, "tmpfs", MountFlags::empty(), c"mode=0700")?;
+        rustix::fs::mkdir(self.root(), Mode::RWXU)?;
+        rustix::mount::mount_bind_recursive(rootfs, self.root())
+    }
+
+    fn mount_binds(&self, reservation: &Reservation) -> Result<Vec<(usize, String)>> {
+        let mut places = Vec::new();
+        for (position, tree) in plan::bind_trees(&reservation.spec, &reservation.bundle)? {
+            let place = self.0.join(position.to_string());
+            let mounted = mount_tree(&tree, &place).map_err(|errno| {
+                CheckpointError::config(format!("mounts[{position}]"), format!("mount for criu: {}", errno_text(errno)))
+            });
+            mounted?;
+            places.extend(utf8("state", &place)?.map(|place| (position, place)));
+        }
+        Ok(places)
     }
 }
 
-impl Drop for RootFolder {
+fn mount_tree(tree: &OwnedFd, place: &Path) -> std::result::Result<(), Errno> {
+    let stat = rustix::fs::fstat(tree)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        rustix::fs::mkdir(place, Mode::RWXU)?;
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::open(place, flags, Mode::RUSR)?;
+    }
+    rustix::mount::move_mount(tree, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+impl Drop for Stage {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir(&self.0);
     }

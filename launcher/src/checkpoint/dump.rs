@@ -29,7 +29,8 @@ pub(super) const EMPTY_NAMESPACES: u32 = libc::CLONE_NEWNET as u32;
 ///
 /// # Errors
 /// One line that names the option, or quotes CRIU's log; the container goes on as before.
-pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, options: &DumpOptions) -> Result<()> {
+pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, mut options: DumpOptions) -> Result<()> {
+    let mut status_fd = options.status_fd.take();
     let pid = dir.process(INIT).read_pid()?.pid;
     let directories = Directories::make(&options.common, options.parent.as_deref())?;
     let mut criu = Criu::start(&[])?;
@@ -63,10 +64,10 @@ pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, options: &D
     let (kind, operation) = if options.pre_dump { (Kind::PreDump, "pre-dump") } else { (Kind::Dump, "dump") };
     let answer = criu.run(kind, opts, |notify, _| {
         if notify.script.as_deref() == Some("status-ready")
-            && let Some(fd) = &options.status_fd
+            && let Some(fd) = status_fd.take()
         {
-            // Whoever waits for it may have given up; the memory still waits to be fetched.
-            let _ = rustix::io::write(fd, &[0]);
+            // Whoever waits for it, or for the end of file, may have given up; the memory still waits to be fetched.
+            let _ = rustix::io::write(&fd, &[0]);
         }
         Ok(())
     })?;

@@ -149,9 +149,7 @@ fn mounts_and_namespaces_of_all_kinds_come_back() {
     let container = up(|bundle| {
         std::os::unix::fs::symlink("run", bundle.rootfs().join("var/link")).unwrap();
         fs::create_dir_all(bundle.rootfs().join("var/run")).unwrap();
-        let bind = |to: &str, of: &Path, options: &[&str]| {
-            json!({ "destination": to, "type": "bind", "source": of, "options": options })
-        };
+        let bind = |to: &str, of: &Path, options: &[&str]| json!({ "destination": to, "type": "bind", "source": of, "options": options });
         for mount in [
             bind("/data", &volume, &["rbind", "rw"]),
             bind("/data/inner", &inner, &["bind", "ro"]),

@@ -17,8 +17,7 @@ pub(super) fn enter(state: &ContainerState, pid: i32) -> Result<()> {
         return Ok(());
     }
     let file = state.cgroup.join("cgroup.procs");
-    std::fs::write(&file, pid.to_string())
-        .map_err(|error| CheckpointError::path("cgroup", &file, io_text(&error)))
+    std::fs::write(&file, pid.to_string()).map_err(|error| CheckpointError::path("cgroup", &file, io_text(&error)))
 }
 
 /// The cgroups of a process by hierarchy, in the place of those that the images name.
@@ -40,8 +39,10 @@ mod tests {
 
     #[test]
     fn each_hierarchy_has_its_root() {
-        let root =
-            |controller: &str, path: &str| CgroupRoot { controller: Some(controller.to_owned()), path: path.to_owned() };
+        let root = |controller: &str, path: &str| CgroupRoot {
+            controller: Some(controller.to_owned()),
+            path: path.to_owned(),
+        };
         assert_eq!(parse("0::/a:b/c"), Some(root("", "/a:b/c")));
         assert_eq!(parse("4:cpu,cpuacct:/x"), Some(root("cpu,cpuacct", "/x")));
         assert_eq!(parse("nonsense"), None);

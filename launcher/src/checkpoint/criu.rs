@@ -117,8 +117,7 @@ impl Criu {
                 return Ok(answer);
             }
             let done = notified(&answer.notify.unwrap_or_default(), fds);
-            let reply =
-                Request { kind: Kind::Notify as i32, notify_success: Some(done.is_ok()), ..Request::default() };
+            let reply = Request { kind: Kind::Notify as i32, notify_success: Some(done.is_ok()), ..Request::default() };
             let sent = self.send(&reply);
             if done.is_err() {
                 // It undoes what it did, and only then is it gone.

@@ -32,8 +32,8 @@ pub(super) const EMPTY_NAMESPACES: u32 = libc::CLONE_NEWNET as u32;
 pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, mut options: DumpOptions) -> Result<()> {
     let mut status_fd = options.status_fd.take();
     let pid = dir.process(INIT).read_pid()?.pid;
-    let directories = Directories::make(&options.common, options.parent.as_deref())?;
     let mut criu = Criu::start(&[])?;
+    let directories = Directories::make(&options.common, options.parent.as_deref())?;
     let mut opts = common_opts(&options.common, &directories, LOG, state, &criu)?;
     if options.pre_dump {
         criu.insist_feature(Features { mem_track: Some(true), ..Features::default() }, "memory tracking (--pre-dump)")?;

@@ -107,10 +107,8 @@ pub(super) fn to_restore(spec: &Spec, trees: &[(usize, String)]) -> Result<Vec<E
 }
 
 /// The kinds of namespaces of others that CRIU leaves alone, and their names in the images.
-pub(super) const EXTERNAL_NAMESPACES: [(LinuxNamespaceType, &str, &str); 2] = [
-    (LinuxNamespaceType::Network, "net", "extRootNetNS"),
-    (LinuxNamespaceType::Pid, "pid", "extRootPidNS"),
-];
+pub(super) const EXTERNAL_NAMESPACES: [(LinuxNamespaceType, &str, &str); 2] =
+    [(LinuxNamespaceType::Network, "net", "extRootNetNS"), (LinuxNamespaceType::Pid, "pid", "extRootPidNS")];
 
 /// The namespaces that a configuration joins: position, kind, path.
 pub(super) fn joined(spec: &Spec) -> impl Iterator<Item = (usize, LinuxNamespaceType, &Path)> {

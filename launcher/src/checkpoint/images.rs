@@ -246,9 +246,8 @@ mod tests {
     fn a_parent_path_is_checked_before_anything_is_dumped() {
         let temp = tempfile::tempdir().unwrap();
         let images = temp.path().join("images");
-        let refusal = |parent: &str| {
-            Directories::make(&options(&images), Some(Path::new(parent))).unwrap_err().to_string()
-        };
+        let refusal =
+            |parent: &str| Directories::make(&options(&images), Some(Path::new(parent))).unwrap_err().to_string();
         assert_eq!(refusal("/older"), "--parent-path /older: must be relative");
         assert!(refusal("../older").ends_with("older: no such file or directory"));
         std::fs::write(temp.path().join("older"), "").unwrap();

@@ -46,7 +46,8 @@ pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> 
     let start = || start(reservation, io, options, &stage);
     // A thread can have mounts of its own, and takes them along.
     let started = std::thread::scope(|scope| scope.spawn(start).join());
-    let Started { criu, directories, names, trees } = started.map_err(|_| CheckpointError::Protocol("panic".to_owned()))??;
+    let Started { criu, directories, names, trees } =
+        started.map_err(|_| CheckpointError::Protocol("panic".to_owned()))??;
     let mut opts = common_opts(&options.common, &directories, LOG, state, &criu)?;
     if options.lsm_profile.is_some() || options.lsm_mount_context.is_some() {
         criu.insist(CriuVersion(3, 16, 0), "--lsm-profile and --lsm-mount-context")?;
@@ -140,7 +141,8 @@ fn notified(
         }
         Some("orphan-pts-master") => match (io, fds.first()) {
             (Io::Terminal(socket), Some(master)) => {
-                zygote::frame::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()]).map_err(kernel("send the terminal"))
+                zygote::frame::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()])
+                    .map_err(kernel("send the terminal"))
             }
             // It has a terminal, and config.json says nothing of one: it hangs up.
             _ => Ok(()),

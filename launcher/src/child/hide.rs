@@ -70,7 +70,8 @@ impl Child<'_> {
         self.null()?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let null = rustix::fs::openat2(self.root()?, c"/dev/null", flags, Mode::empty(), resolve).during(Op::Resolve)?;
+        let null =
+            rustix::fs::openat2(self.root()?, c"/dev/null", flags, Mode::empty(), resolve).during(Op::Resolve)?;
         let stat = rustix::fs::fstat(&null).during(Op::Resolve)?;
         if is_null(&stat) { Ok(null) } else { Err(Failure { op: Op::WrongObject, errno: Errno::NODEV }) }
     }

@@ -168,8 +168,7 @@ pub(super) fn list(
 /// As [`super::build`]'s.
 pub(crate) fn bind_trees(spec: &Spec, bundle: &Path) -> Result<Vec<(usize, OwnedFd)>, PlanError> {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let own_users =
-        namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    let own_users = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
     let names = RootNames::of(spec, bundle);
     let mut binds = Binds { spec, bundle, root: &names, own_users, mapped: id_maps::Namespaces::new(spec, None) };
     let mut trees = Vec::new();

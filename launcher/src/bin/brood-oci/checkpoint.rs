@@ -1,6 +1,6 @@
 //! `checkpoint` and `restore`.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -231,7 +231,11 @@ fn inherited(number: RawFd) -> anyhow::Result<Option<OwnedFd>> {
         return Ok(None);
     }
     ensure!(number > 2, "--status-fd {number}: one of the standard descriptors");
-    sys::inherited(number).map(Some).with_context(|| format!("--status-fd {number}"))
+    let copy = sys::inherited(number).with_context(|| format!("--status-fd {number}"))?;
+    // Whoever waits for the end of file is not to wait for us.
+    let null = std::fs::File::open("/dev/null").context("/dev/null")?;
+    sys::dup_to(null.as_fd(), number).context("--status-fd")?;
+    Ok(Some(copy))
 }
 
 fn warn_rootless(runtime: &Runtime, command: &str) {

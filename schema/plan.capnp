@@ -12,7 +12,7 @@
 
 @0xdd16de76561e868d;
 
-const planVersion :UInt16 = 3;
+const planVersion :UInt16 = 4;
 # The only version that this file describes.
 
 using FdIndex = UInt16;
@@ -253,6 +253,9 @@ struct Step {
     awaitParent @62 :Void;
     # Wait until the cloning process has done its half: identity maps, limits, network devices.
 
+    joinCgroup @105 :FdIndex;
+    # Enter a cgroup v1 directory: write "0" to this file, its "tasks".
+
     enterUserNamespace @0 :Void;
     # Become root of the user namespace.
 
@@ -314,6 +317,13 @@ struct Step {
       path @72 :CString;
       # Relative to /proc/sys.
       value @73 :Data;
+    }
+
+    limitProcesses :group {
+      # Write "pids.max", when helpers of the start would not fit in.
+      file @106 :FdIndex;
+      limit @107 :CString;
+      # In decimal.
     }
 
     scheduler :group {

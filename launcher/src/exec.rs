@@ -2,14 +2,13 @@
 //! [`crate::prepare`].
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use oci_spec::runtime::Process;
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
+use crate::cgroup::{CgroupError, Cgroups};
 use crate::config::{self, ConfigError, IdError};
 use crate::plan::{ExecOptions, Io, Launch, PlanError, build_exec};
 use crate::report::errno_text;
@@ -42,6 +41,9 @@ pub enum ExecError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The container's cgroup is gone, or there are no descriptors left.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A descriptor could not be had.
     #[error("{what}: {}", errno_text(*errno))]
     Descriptor {
@@ -263,14 +265,14 @@ pub fn check_id(id: &str) -> Result<(), ExecError> {
     if is_reserved(id) { Err(ExecError::Reserved(id.to_owned())) } else { Ok(()) }
 }
 
-/// Prepares an exec in a container whose cgroup is `cgroup` (empty for none). `io` is asked for once the exec's folder
+/// Prepares an exec in a container with these cgroups (or in some below them, [`Cgroups::below`]). `io` is asked for once the exec's folder
 /// exists, since it may hold the output files.
 ///
 /// # Errors
 /// One line that names the field or path; nothing is left behind.
 pub fn prepare(
     container: &ContainerDir,
-    cgroup: &Path,
+    cgroups: &Cgroups,
     order: &Order,
     io: impl FnOnce(&ProcessDir) -> Result<Io, Errno>,
 ) -> Result<Prepared, ExecError> {
@@ -288,7 +290,7 @@ pub fn prepare(
         init_pid: init_pid.pid,
         io: io(&reserved.dir).map_err(no_descriptor("standard descriptors"))?,
         status: status_write,
-        cgroup: open_cgroup(cgroup)?,
+        cgroups: cgroups.entrance()?,
         park,
     };
     Ok(Prepared { launch: build_exec(&process, options)?, status, notes, reserved })
@@ -325,19 +327,6 @@ pub fn parse_id(text: &str) -> Result<u32, ExecError> {
 /// [`ExecError::Stopped`]
 pub fn open_init(record: PidRecord) -> Result<OwnedFd, ExecError> {
     open_process(record).ok_or(ExecError::Stopped)
-}
-
-/// Opens a container's cgroup for an exec to be born in; an empty path means that it has none.
-///
-/// # Errors
-/// It is gone.
-pub fn open_cgroup(path: &Path) -> Result<Option<OwnedFd>, ExecError> {
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let cgroup = rustix::fs::open(path, flags, Mode::empty());
-    cgroup.map(Some).map_err(no_descriptor("the container's cgroup"))
 }
 
 #[cfg(test)]

@@ -11,13 +11,15 @@
 //! 8. [`hooks`]: programs of the host's that the runtime runs at points of a container's life.
 //! 9. [`rootless`]: the user namespace in which an ordinary user launches; [`userns`]: those for mounts with ids of their own.
 //! 10. [`checkpoint`]: a container's processes into images and back, by CRIU.
-//! 11. [`seccomp`]: a profile to the program that the kernel runs at every system call.
+//! 11. [`seccomp`]: a profile to the program that the kernel runs at every system call; [`devices`]: device rules to the one
+//!     that it runs for a cgroup.
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
 
 pub mod cgroup;
 pub mod checkpoint;
 pub mod config;
+pub mod devices;
 pub mod exec;
 pub mod hooks;
 pub mod plan;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use rustix::pipe::PipeFlags;
 
-use crate::cgroup::{self, CgroupError, Hierarchy};
+use crate::cgroup::{CgroupError, Cgroups, Entrance, Host, LimitError, Limits};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::plan::{self, BuildOptions, Io, Launch, PlanError};
 use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
@@ -32,8 +32,11 @@ pub enum PrepareError {
     #[error("linux.cgroupsPath: {0}")]
     Cgroup(#[from] CgroupError),
     /// The host has no place for the cgroup that the configuration asks for.
-    #[error("config.json: linux.cgroupsPath: the host has no writable cgroup v2 hierarchy")]
+    #[error("config.json: linux.cgroupsPath: the host has no writable cgroup hierarchy")]
     NoCgroup,
+    /// A limit makes no sense, or the host or the kernel refuses it.
+    #[error("config.json: {0}")]
+    Limit(#[from] LimitError),
     /// What the caller was to give as descriptors or terminal.
     #[error("{0}")]
     Io(String),
@@ -113,8 +116,8 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Reserved {
     dir: ContainerDir,
-    /// The directory, and the topmost one that was made.
-    cgroup: Option<(PathBuf, PathBuf)>,
+    /// Made for it.
+    cgroups: Cgroups,
     kept: bool,
 }
 
@@ -130,7 +133,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        self.dir.process(INIT).record_pid(pid)
+        self.dir.process(INIT).record_pid(pid, false)
     }
 
     /// The container exists now: from here on `delete` is what removes it.
@@ -144,11 +147,9 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.kept {
-            if let Some((cgroup, top)) = &self.cgroup {
-                // An unborn container's cgroup is empty, so nothing is killed and nothing waits, unless a launch was given
-                // up so late that there is a child, which is being killed.
-                let _ = cgroup::kill_and_remove(cgroup, Some(top), std::time::Duration::from_secs(1));
-            }
+            // An unborn container's cgroups are empty, so nothing is killed and nothing waits, unless a launch was given up
+            // so late that there is a child, which is being killed.
+            let _ = self.cgroups.kill_and_remove(std::time::Duration::from_secs(1));
             let _ = self.dir.remove();
         }
     }
@@ -169,8 +170,10 @@ pub struct Reservation {
     pub notes: Vec<String>,
     /// The name and what hangs on it.
     pub reserved: Reserved,
+    /// A limit on processes that is too low for those who set a process up: the open file, and the text.
+    pub few_processes: Option<(OwnedFd, String)>,
     /// For the clone.
-    cgroup: Option<OwnedFd>,
+    entrance: Entrance,
     order: Order,
 }
 
@@ -188,11 +191,16 @@ impl Reservation {
 /// One line that names the field or path; nothing is left behind.
 pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, PrepareError> {
     config::check_id(&order.id)?;
-    let (mut spec, notes, bundle) = load(&order)?;
+    let (mut spec, mut notes, bundle) = load(&order)?;
     if let Some(process) = spec.process_mut().as_mut().filter(|_| !order.env.is_empty()) {
         process.env_mut().get_or_insert_default().append(&mut order.env);
     }
-    let cgroup = if order.cgroup { cgroup_place(root, &order.id, &spec)? } else { None };
+    let (mut limits, mut cgroups) = (Limits::default(), Cgroups::default());
+    if order.cgroup {
+        let host = Host::find();
+        limits = limits_of(&spec, host, order.ignore_unsupported, &mut notes)?;
+        cgroups = places(root, &order.id, &spec, host, &limits)?;
+    }
     let mut state = ContainerState {
         oci_version: spec.version().clone(),
         rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
@@ -204,8 +212,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
         labels: std::mem::take(&mut order.labels),
         created: jiff::Timestamp::now().to_string(),
-        cgroup: cgroup.clone().unwrap_or_default(),
-        cgroup_made: None,
+        cgroups,
         owner: rustix::process::getuid().as_raw(),
         manager: order.manager,
         auto_remove: order.auto_remove,
@@ -213,25 +220,22 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         id: std::mem::take(&mut order.id),
     };
     let dir = root.reserve(&state)?;
-    let mut reserved = Reserved { dir, cgroup: None, kept: false };
-    let cgroup = match cgroup {
-        Some(path) => {
-            let made = cgroup::create(&path)?;
-            state.cgroup_made.clone_from(&made.top);
-            reserved.cgroup = made.top.map(|top| (path, top));
-            if reserved.cgroup.is_some() {
-                reserved.dir.write_state(&state)?;
-            }
-            Some(made.fd)
-        }
-        None => None,
-    };
+    let mut reserved = Reserved { dir, cgroups: Cgroups::default(), kept: false };
+    let planned = state.cgroups.clone();
+    state.cgroups.make()?;
+    reserved.cgroups.clone_from(&state.cgroups);
+    if state.cgroups != planned {
+        reserved.dir.write_state(&state)?;
+    }
+    let few_processes = few_processes(&mut limits, &state.cgroups)?;
+    limits.apply(&state.cgroups)?;
+    let entrance = state.cgroups.entrance()?;
     if let Some(process) = spec.process() {
         reserved.dir.process(INIT).create(process)?;
     }
     let kept = Kept { callers_keyring: !order.new_keyring, ..Kept::of(&spec) };
     reserved.dir.write_kept(&kept)?;
-    Ok(Reservation { spec, bundle, state, kept, notes, reserved, cgroup, order })
+    Ok(Reservation { spec, bundle, state, kept, notes, reserved, few_processes, entrance, order })
 }
 
 /// Prepares a container. `io` is asked for once the container's folder exists, since it may hold the output files; it is
@@ -246,10 +250,10 @@ pub fn prepare(
 ) -> Result<Prepared, PrepareError> {
     let reservation = reserve(root, order)?;
     let terminal = reservation.terminal();
-    let Reservation { spec, bundle, state, kept, notes, reserved, cgroup, order } = reservation;
+    let Reservation { spec, bundle, state, kept, notes, reserved, few_processes, entrance, order } = reservation;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
-    let without_cgroup = order.cgroup && cgroup.is_none();
+    let without_cgroup = order.cgroup && state.cgroups.is_empty();
     let mut launch = plan::build(
         &spec,
         BuildOptions {
@@ -262,13 +266,14 @@ pub fn prepare(
             no_pivot: order.no_pivot,
             new_keyring: order.new_keyring,
             park,
-            cgroup,
+            cgroups: entrance,
+            few_processes,
             from_zygote: order.manager != Manager::Caller,
             die_with_parent: order.die_with_parent,
         },
     )?;
     if without_cgroup {
-        launch.details.push("no writable cgroup v2 hierarchy: the container has no cgroup of its own".to_owned());
+        launch.details.push("no writable cgroup hierarchy: the container has no cgroup of its own".to_owned());
     }
     Ok(Prepared { launch, status, kept, state, notes, reserved })
 }
@@ -308,13 +313,30 @@ fn load(order: &Order) -> Result<(Spec, Vec<String>, PathBuf), PrepareError> {
     }
 }
 
-/// Where the cgroup goes, if there is to be one.
-fn cgroup_place(root: &StateRoot, id: &str, spec: &Spec) -> Result<Option<PathBuf>, PrepareError> {
+/// What `linux.resources` asks for; notes on what the host lacks, if that is to be ignored.
+fn limits_of(spec: &Spec, host: &Host, ignore: bool, notes: &mut Vec<String>) -> Result<Limits, PrepareError> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let Some(resources) = resources else { return Ok(Limits::default()) };
+    let mut limits = Limits::of(resources, host)?;
+    for refusal in limits.take_lacking(host) {
+        if !ignore {
+            return Err(refusal.into());
+        }
+        notes.push(format!("{refusal}, ignored"));
+    }
+    Ok(limits)
+}
+
+/// Where the container's cgroups go, if there are to be any.
+fn places(root: &StateRoot, id: &str, spec: &Spec, host: &Host, limits: &Limits) -> Result<Cgroups, PrepareError> {
     let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let wanted = wanted.filter(|path| !path.as_os_str().is_empty());
-    match Hierarchy::find() {
-        Some(hierarchy) => Ok(Some(hierarchy.place(root.path(), id, wanted))),
-        None if wanted.is_some() => Err(PrepareError::NoCgroup),
-        None => Ok(None),
-    }
+    let cgroups = Cgroups::plan(host, &limits.controllers(), |hierarchy| hierarchy.place(root.path(), id, wanted));
+    if wanted.is_some() && cgroups.is_empty() { Err(PrepareError::NoCgroup) } else { Ok(cgroups) }
+}
+
+/// A limit on processes that the child itself is to write: the open file, and the text.
+fn few_processes(limits: &mut Limits, cgroups: &Cgroups) -> Result<Option<(OwnedFd, String)>, LimitError> {
+    let Some(setting) = limits.take_few_processes() else { return Ok(None) };
+    setting.open(cgroups).map(|file| Some((file, setting.value)))
 }

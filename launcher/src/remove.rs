@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cgroup::{self, CgroupError};
+use crate::cgroup::CgroupError;
 use crate::hooks::{self, Point};
 use crate::state::{ContainerDir, ContainerState, INIT, StateError};
 
@@ -24,11 +24,9 @@ pub enum RemoveError {
 /// # Errors
 /// The cgroup or the folder cannot be removed.
 pub fn remove(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Vec<String>, RemoveError> {
-    let was_cloned = dir.process(INIT).read_pid().is_ok();
+    let was_cloned = dir.process(INIT).was_cloned();
     let kept = dir.read_kept();
-    if state.has_cgroup() {
-        cgroup::kill_and_remove(&state.cgroup, state.cgroup_made.as_deref(), patience)?;
-    }
+    state.cgroups.kill_and_remove(patience)?;
     dir.remove()?;
     Ok(match kept {
         Ok(kept) if was_cloned => {

@@ -125,7 +125,7 @@ fn exec_into(spec: &oci_spec::runtime::Spec, container: &Spawned) -> Vec<&'stati
         io: Io::Descriptors(stdio()),
         preserve: Vec::new(),
         status: status_write,
-        cgroup: None,
+        cgroups: brood_launcher::cgroup::Entrance::default(),
         kept: Kept::of(spec),
         container: ContainerState { id: "parked".into(), ..ContainerState::default() },
         park: None,

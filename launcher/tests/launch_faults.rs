@@ -326,7 +326,8 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn make(dir: &ContainerDir) -> Cgroup {
-        let hierarchy = brood_launcher::cgroup::Hierarchy::find().expect("a writable cgroup v2 hierarchy is mounted");
+        let hierarchy =
+            brood_launcher::cgroup::Host::find().unified().expect("a writable cgroup v2 hierarchy is mounted");
         let path = hierarchy.place(dir.path(), "launch-faults", None);
         fs::create_dir(&path).unwrap();
         Cgroup(path)

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
+use brood_launcher::cgroup::Entrance;
 use brood_launcher::plan::{
     CapabilitySets, ExecOptions, FdIndex, HiddenPath, Hook, HookKind, Launch, MountAttrs, Namespace, NamespaceKind,
     Plan, Rlimit, Scheduler, SecurityModule, StateText, Step, Target, TargetKind, TreeSource, build_exec,
@@ -220,7 +221,7 @@ impl World<'_> {
             io,
             preserve: vec![stdio().stdin],
             status: status_write,
-            cgroup: None,
+            cgroups: Entrance::default(),
             kept: Kept::of(&self.spec),
             container: container.clone(),
             park: None,
@@ -283,6 +284,8 @@ fn spoiled() -> Vec<(Place, Step)> {
         (Early, Step::ReadonlyRoot),
         (Early, Step::ReadonlyPath(hidden("/proc"))),
         (Early, Step::MaskPath(hidden("/proc"))),
+        (Early, Step::JoinCgroup { tasks: MISSING }),
+        (Early, Step::LimitProcesses { file: MISSING, limit: text("1") }),
         (Early, Step::OomScoreAdj(5000)),
         (Early, Step::Rlimit(Rlimit { resource: 999, soft: 1, hard: 1 })),
         (Early, Step::Terminal { socket: MISSING, rows: 0, columns: 0, uid: 0, keep_line_ends: false, console: true }),

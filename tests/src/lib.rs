@@ -13,6 +13,7 @@
 //! - [`daemon`]: a `brood daemon` that lives as long as a guard;
 //! - [`client`], [`podman`], [`buildah`], [`containerd`]: private instances of what calls an OCI runtime in earnest;
 //! - [`world`]: what of a test is left on the machine: mounts, cgroups, processes, files, descriptors;
+//! - [`cgroups`]: the layouts of cgroups, and what is in the files of a container's;
 //! - [`procfs`] and [`waiting`]: what the above read and how they wait;
 //! - [`guest`]: for tests that ask for another kernel than the host's;
 //! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
@@ -26,6 +27,7 @@ pub mod agent;
 pub mod binaries;
 pub mod buildah;
 pub mod bundle;
+pub mod cgroups;
 pub mod client;
 pub mod command;
 pub mod config;

@@ -179,13 +179,12 @@ impl Drop for Podman<'_> {
 
 /// Everything in a directory of ours; what is below `graphroot` by default must stay there, because podman's own
 /// clean-up process does not ask this file where it is. Without the limits on descriptors and processes podman would raise them, which
-/// a container is not always allowed to; a number of processes of its own would be a cgroup limit.
+/// a container is not always allowed to.
 fn containers_conf(home: &Path) -> String {
     let home = home.display();
     format!(
         r#"[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=30000:30000"]
-pids_limit = 0
 init_path = "/usr/bin/catatonit"
 
 [engine]

@@ -197,13 +197,12 @@ fn a_namespace_path_that_is_no_namespace() {
 }
 
 #[test]
-fn what_comes_in_a_later_release_is_refused_by_name() {
+fn a_label_without_its_security_module_is_refused_by_name() {
     if binaries::oracle() {
         eprintln!("not asked of a foreign runtime: it has these");
         return;
     }
     let cases = [
-        ("/linux/resources", json!({ "memory": { "limit": 16_777_216 } }), "linux.resources.memory"),
         ("/process/apparmorProfile", json!("strict"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("system_u:system_r:container_t:s0"), "process.selinuxLabel"),
     ];

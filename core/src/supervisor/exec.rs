@@ -1,10 +1,10 @@
 //! One more process in a running container: one round trip to a zygote, and no process of ours.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use brood_launcher::cgroup;
+use brood_launcher::cgroup::Cgroups;
 use brood_launcher::exec::{self, ExecError, Prepared};
 use brood_launcher::state::ProcStat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -34,9 +34,9 @@ impl Supervisor {
         let container = self.records.borrow().get(&order.container).and_then(|record| record.files.container.clone());
         let container = container.ok_or_else(|| internal("the container is not written down"))?;
         let (id, name) = (container.state.id.clone(), order.exec.id.clone());
-        let cgroup = container.state.cgroup.clone();
+        let cgroups = container.state.cgroups.clone();
         let prepare = move || {
-            exec::prepare(&container.dir, &container.state.cgroup, &order.exec, |dir| open_stdio(order.stdio, dir))
+            exec::prepare(&container.dir, &container.state.cgroups, &order.exec, |dir| open_stdio(order.stdio, dir))
         };
         let prepared = self.blocking(prepare).await?.map_err(|error| failure(&error))?;
         let Prepared { launch, status, notes, reserved } = prepared;
@@ -49,16 +49,17 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => {
                 drop(launching);
-                return Err(self.undo_exec(error, reserved, cgroup).await);
+                return Err(self.undo_exec(error, reserved, cgroups).await);
             }
         };
         let dir = reserved.dir().clone();
-        self.write_down(instance, spawned, &dir, false, || Files::of_exec(&id, &name, reserved.keep()))?;
+        let record = |pid| dir.record_pid(pid, order.auto_remove);
+        self.write_down(instance, spawned, record, false, || Files::of_exec(&id, &name, reserved.keep()))?;
         Ok(Cloned { plan, status, hooked: None })
     }
 
     /// Removes what is left of a launch that brought no child.
-    async fn undo_exec(&self, error: LaunchError, reserved: exec::Reserved, cgroup: PathBuf) -> Failure {
+    async fn undo_exec(&self, error: LaunchError, reserved: exec::Reserved, cgroups: Cgroups) -> Failure {
         let failure = launch_failure(&error);
         // With nobody on the way, a child of ours in there that is not written down is one that the dead zygote has left.
         let all_known = self.launching_execs.write().await;
@@ -66,7 +67,7 @@ impl Supervisor {
         let undone = self.blocking(move || {
             match error {
                 LaunchError::Spawn(error) => error.killed.iter().for_each(end_child),
-                LaunchError::ZygoteDied => end_strays(&cgroup, &known),
+                LaunchError::ZygoteDied => end_strays(&cgroups, &known),
                 LaunchError::Send(_) => {}
             }
             drop(reserved);
@@ -82,15 +83,20 @@ impl Supervisor {
 /// Kills and reaps the children of ours in a container's cgroup that nobody knows. Those that have ended already, at
 /// their report to a status pipe that nobody reads any more, are not in `cgroup.procs`; unreaped they would keep the pid
 /// namespace from ending (pid_namespaces(7)).
-fn end_strays(cgroup: &Path, known: &HashSet<i32>) {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
+fn end_strays(cgroups: &Cgroups, known: &HashSet<i32>) {
+    strays(cgroups, rustix::process::getpid(), known).iter().for_each(end_child);
+}
+
+/// A parent's children in a container's cgroup that nobody knows, zombies included.
+pub(super) fn strays(cgroups: &Cgroups, parent: Pid, known: &HashSet<i32>) -> Vec<OwnedFd> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten();
     let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.filter(|pid| !known.contains(pid)) {
-        let ours = ProcStat::read(pid).is_some_and(|stat| stat.parent == own) && cgroup::is_member(cgroup, pid);
-        let child = Pid::from_raw(pid).filter(|_| ours);
-        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).iter().for_each(end_child);
-    }
+    let strays = pids.filter(|pid| !known.contains(pid)).filter_map(|pid| {
+        let is_child = ProcStat::read(pid).is_some_and(|stat| stat.parent == parent.as_raw_nonzero().get());
+        let child = Pid::from_raw(pid).filter(|_| is_child && cgroups.has_member(pid));
+        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    });
+    strays.collect()
 }
 
 fn failure(error: &ExecError) -> Failure {
@@ -101,7 +107,7 @@ fn failure(error: &ExecError) -> Failure {
         ExecError::InUse(_) => FailureKind::AlreadyExists,
         ExecError::Stopped => FailureKind::WrongState,
         ExecError::Plan(_) => FailureKind::LaunchFailed,
-        ExecError::State(_) | ExecError::Descriptor { .. } => FailureKind::Internal,
+        ExecError::State(_) | ExecError::Cgroup(_) | ExecError::Descriptor { .. } => FailureKind::Internal,
     };
     Failure::new(kind, error.to_string())
 }

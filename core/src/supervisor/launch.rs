@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use brood_launcher::cgroup;
 use brood_launcher::hooks::{self, Point};
 use brood_launcher::plan::{Io, Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
@@ -17,8 +16,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
-use super::{Files, Order, Reaper, Record, StdioOrder, Supervisor, Work};
-use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
+use super::{Files, Order, Record, StdioOrder, Supervisor, Work};
+use crate::registry::{Event, Failure, FailureKind, Instance, Reaper, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
 
@@ -141,7 +140,7 @@ impl Supervisor {
         let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
         let (pid, dir, init) = (spawned.pid, reserved.dir().clone(), reserved.dir().process(INIT));
         let files = || Files::of_init(reserved.keep(), state.clone());
-        self.write_down(instance, spawned, &init, owns_pid_namespace, files)?;
+        self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid, dir }) })
     }
 
@@ -150,12 +149,12 @@ impl Supervisor {
         self: &Rc<Self>,
         instance: Instance,
         spawned: Spawned,
-        dir: &ProcessDir,
+        record_pid: impl FnOnce(i32) -> Result<PidRecord, StateError>,
         owns_pid_namespace: bool,
         keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
         let Spawned { pid, pidfd, .. } = spawned;
-        let recorded = dir.record_pid(pid).and_then(|record| {
+        let recorded = record_pid(pid).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
         });
@@ -182,7 +181,7 @@ impl Supervisor {
                 error.killed.iter().for_each(end_child);
             }
             // A zygote that died on the way may have left a child, which nobody knows but by its cgroup.
-            for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
+            for pid in state.cgroups.processes().unwrap_or_default() {
                 let child = rustix::process::Pid::from_raw(pid);
                 let child = child.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
                 child.iter().for_each(end_child);
@@ -248,7 +247,9 @@ pub(super) fn launch_failure(error: &LaunchError) -> Failure {
 fn prepare_failure(error: PrepareError) -> Failure {
     let kind = match &error {
         PrepareError::Id(_) | PrepareError::Io(_) => FailureKind::InvalidRequest,
-        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup => FailureKind::InvalidConfig,
+        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup | PrepareError::Limit(_) => {
+            FailureKind::InvalidConfig
+        }
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
         PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Pipe(_) => FailureKind::Internal,
     };

@@ -8,16 +8,18 @@ use crate::state::{ContainerState, io_text};
 
 /// The cgroup that CRIU freezes, to look at processes that stand still.
 pub(super) fn freezer(state: &ContainerState) -> Option<PathBuf> {
-    state.has_cgroup().then(|| state.cgroup.clone())
+    let directory = state.cgroups.unified().or_else(|| state.cgroups.with("freezer"));
+    directory.map(|directory| directory.path.clone())
 }
 
 /// Moves the process into the container's cgroups, so that CRIU finds it there and its children are born there.
 pub(super) fn enter(state: &ContainerState, pid: i32) -> Result<()> {
-    if !state.has_cgroup() {
-        return Ok(());
+    for directory in state.cgroups.directories() {
+        let file = directory.path.join("cgroup.procs");
+        let written = std::fs::write(&file, pid.to_string());
+        written.map_err(|error| CheckpointError::path("cgroup", &file, io_text(&error)))?;
     }
-    let file = state.cgroup.join("cgroup.procs");
-    std::fs::write(&file, pid.to_string()).map_err(|error| CheckpointError::path("cgroup", &file, io_text(&error)))
+    Ok(())
 }
 
 /// The cgroups of a process by hierarchy, in the place of those that the images name.

@@ -102,7 +102,12 @@ fn run(criu: Criu, opts: Opts, reservation: &Reservation, io: &Io, directories: 
         Ok(answer) => Some(failure("restore", &answer, directories, LOG)),
         Err(error) => Some(error),
     };
-    match (restored, failed) {
+    let limited = || match &reservation.few_processes {
+        // With it CRIU could not have done its work.
+        Some((file, limit)) => rustix::io::write(file, limit.as_bytes()).map(drop).map_err(kernel("limit processes")),
+        None => Ok(()),
+    };
+    match (restored, failed.or_else(|| limited().err())) {
         (Some(restored), None) => Ok(restored),
         (None, None) => Err(CheckpointError::Protocol("restored, without a process".to_owned())),
         (restored, Some(error)) => {

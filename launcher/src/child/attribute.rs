@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::target::PathBuffer;
 use super::{Child, Done, During, Failure};
-use crate::plan::SecurityModule;
+use crate::plan::{FdIndex, SecurityModule};
 use crate::report::Op;
 use crate::sys;
 
@@ -30,6 +30,11 @@ impl Child<'_> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat2(&sysctls, path, flags, Mode::empty(), resolve).during(Op::Resolve)?;
         rustix::io::write(&file, value).map(drop).during(Op::Call)
+    }
+
+    /// The kernel checks the permission of whoever opened it.
+    pub(super) fn write_cgroup_file(&self, file: FdIndex, text: &[u8]) -> Done {
+        rustix::io::write(self.fd(file)?, text).map(drop).during(Op::Call)
     }
 
     /// apparmor(7), `aa_change_onexec`; selinux, `setexeccon(3)`.

@@ -187,6 +187,7 @@ impl<'a> Child<'a> {
     fn execute(&mut self, step: &'a Step) -> Done {
         match step {
             Step::AwaitParent => self.await_parent(),
+            Step::JoinCgroup { tasks } => self.write_cgroup_file(*tasks, b"0"),
             Step::EnterUserNamespace => namespace::become_root(),
             Step::JoinNamespace(namespace) => self.join_namespace(*namespace),
             Step::JoinContainer { pidfd, namespaces } => self.join_container(*pidfd, *namespaces),
@@ -201,6 +202,7 @@ impl<'a> Child<'a> {
             Step::Hook(hook) => self.hook(hook),
             Step::SessionKeyring(name) => attribute::session_keyring(name),
             Step::Sysctl { path, value } => self.sysctl(path, value),
+            Step::LimitProcesses { file, limit } => self.write_cgroup_file(*file, limit.to_bytes()),
             Step::Scheduler(scheduler) => sys::set_scheduler(scheduler).during(Op::Call),
             Step::IoPriority(value) => sys::set_io_priority(*value).during(Op::Call),
             Step::CpuAffinity(mask) => sys::set_affinity(mask).during(Op::Call),

@@ -2,11 +2,12 @@
 //!
 //! | group | steps | why here |
 //! | --- | --- | --- |
-//! | as the host's root | await parent, oom score, time namespace | their /proc files belong to the host's root; a user namespace would lose them |
+//! | as the host's root | await parent, join cgroup (v1), oom score, time namespace | their /proc files belong to the host's root; a user namespace would lose them |
 //! | user namespace | enter | all that is made later belongs to the container's root |
 //! | other namespaces | join, session, keyring, cgroup, loopback, names, sysctls | need no file system |
 //! | file system | root, mounts, devices, links, hide, pivot, read-only | config.json's order; devices after /dev is mounted |
 //! | hooks | runtime's, createContainer | all mounts are there, the root is still the host's |
+//! | limits | processes, if very few | hooks are done, and seccomp filters are not there yet |
 //! | process | rlimits, stdio, directory, bounding set, user, capabilities | each step needs a privilege that a later one drops |
 //! | program | find, park, startContainer hooks, exec | found as the user who will run it, before anybody hears `ready` |
 
@@ -19,6 +20,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Spec
 use super::process::ProcessOptions;
 use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
 use super::{attributes, hooks, id_maps, mounts, process};
+use crate::cgroup::Entrance;
 use crate::config::one_line;
 use crate::report::errno_text;
 use crate::rootless;
@@ -66,8 +68,10 @@ pub struct BuildOptions {
     pub new_keyring: bool,
     /// The listening socket at which a created container waits; `None` to run at once.
     pub park: Option<OwnedFd>,
-    /// Cgroup v2 directory to be born in.
-    pub cgroup: Option<OwnedFd>,
+    /// The container's cgroups.
+    pub cgroups: Entrance,
+    /// The open `pids.max` and the limit, where that is written by the child ([`crate::cgroup::Limits::take_few_processes`]).
+    pub few_processes: Option<(OwnedFd, String)>,
     /// Whether the cloning process is a zygote, with a mount namespace of its own.
     pub from_zygote: bool,
     /// Signal for the container when the process that launched it dies.
@@ -107,15 +111,11 @@ pub(super) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString,
 /// A path of the configuration is missing or of the wrong kind; the message names the field.
 pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let mut launch = Launch::default();
-    if spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).is_some_and(|all| all.devices().is_some()) {
-        // Every caller writes such rules, so a warning would be with every container.
-        launch.details.push("linux.resources.devices: not enforced until cgroup limits land".to_owned());
-    }
     launch.plan.status = Some(launch.add_fd(options.status));
-    launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let namespaces = Namespaces::of(spec);
 
     let mut steps = Vec::with_capacity(64);
+    launch.enter_cgroups(options.cgroups, &mut steps);
     steps.extend(options.die_with_parent.map(Step::DieWithParent));
     steps.extend(attributes::every_cpu());
     let process = spec.process().as_ref().ok_or_else(|| PlanError::new("process", "is missing"))?;
@@ -161,7 +161,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let in_its_place = host_files && !options.no_pivot;
     let root = mounts::root(spec, &options.bundle, options.host_overlay, in_its_place, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
-    mounts::list(spec, &options.bundle, own_cgroups, own_users, &mut launch, &mut steps)?;
+    mounts::list(spec, &options.bundle, own_cgroups, &options.container.cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
     if needs_answers(spec) {
@@ -174,6 +174,10 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         steps.push(Step::ReadonlyRoot);
     }
 
+    if let Some((file, limit)) = options.few_processes {
+        let limit = c_string("linux.resources.pids.limit", limit)?;
+        steps.push(Step::LimitProcesses { file: launch.add_fd(file), limit });
+    }
     launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();
     let kept = Kept::of(spec);
     let own = ProcessOptions {

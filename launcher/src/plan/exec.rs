@@ -2,6 +2,7 @@
 //!
 //! | step | why here |
 //! | --- | --- |
+//! | join cgroup | cgroup v1 only: the clone is born in v2's |
 //! | oom score | the file in /proc belongs to the host's root |
 //! | cpu affinity | `initial` holds while namespaces are joined, `final` from then on |
 //! | await parent | the parent's half: the oom score |
@@ -16,6 +17,7 @@ use super::build::{Io, PlanError};
 use super::mounts::RootFs;
 use super::process::ProcessOptions;
 use super::{Launch, Namespace, NamespaceKind, Step, attributes, process};
+use crate::cgroup::Entrance;
 use crate::rootless;
 use crate::state::{ContainerState, Kept};
 
@@ -32,8 +34,8 @@ pub struct ExecOptions {
     pub preserve: Vec<OwnedFd>,
     /// Write end of the status pipe.
     pub status: OwnedFd,
-    /// The container's cgroup v2 directory, to be born in.
-    pub cgroup: Option<OwnedFd>,
+    /// The container's cgroups.
+    pub cgroups: Entrance,
     /// What of the container's configuration holds for every process in it.
     pub kept: Kept,
     /// The container as the receiver of a seccomp listener gets to see it.
@@ -74,12 +76,12 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let namespaces = other_namespaces(options.init_pid).map_err(gone)?;
     let mut launch = Launch::default();
     launch.plan.status = Some(launch.add_fd(options.status));
-    launch.plan.cgroup = options.cgroup.map(|cgroup| launch.add_fd(cgroup));
     let init = launch.add_fd(options.init);
     if namespaces & libc::CLONE_NEWPID != 0 {
         launch.plan.born.push(Namespace { kind: NamespaceKind::Pid, fd: init });
     }
     let mut steps = Vec::with_capacity(16);
+    launch.enter_cgroups(options.cgroups, &mut steps);
     let affinity = process.exec_cpu_affinity().as_ref();
     let (initial, last) = (affinity.map(ExecCPUAffinity::initial), affinity.map(ExecCPUAffinity::cpu_affinity_final));
     let initial = attributes::affinity("initial", initial.and_then(Option::as_ref))?;

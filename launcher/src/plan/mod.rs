@@ -39,6 +39,8 @@ pub use mount_options::known_options as known_mount_options;
 pub(crate) use mounts::bind_trees;
 pub use step::Step;
 
+use crate::cgroup::Entrance;
+
 /// Position of a descriptor in the list that accompanies a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FdIndex(pub u16);
@@ -62,6 +64,12 @@ impl Launch {
     pub fn add_fd(&mut self, fd: impl Into<std::os::fd::OwnedFd>) -> FdIndex {
         self.fds.push(fd.into());
         FdIndex(u16::try_from(self.fds.len() - 1).expect("a process has far fewer descriptors"))
+    }
+
+    /// The child is born in the cgroup v2 directory, and enters those of v1 before anything else.
+    fn enter_cgroups(&mut self, entrance: Entrance, steps: &mut Vec<Step>) {
+        self.plan.cgroup = entrance.birth.map(|directory| self.add_fd(directory));
+        steps.extend(entrance.tasks.into_iter().map(|tasks| Step::JoinCgroup { tasks: self.add_fd(tasks) }));
     }
 }
 

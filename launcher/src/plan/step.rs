@@ -14,6 +14,12 @@ use crate::seccomp::Instruction;
 pub enum Step {
     /// Wait until the cloning process has done its half: identity maps, limits, network devices.
     AwaitParent,
+    /// Enter a cgroup v1 directory, by writing `0` to its `tasks`; before the namespaces, since a cgroup namespace begins at
+    /// the cgroup that its maker is in.
+    JoinCgroup {
+        /// The open `tasks`.
+        tasks: FdIndex,
+    },
     /// Become root of the user namespace.
     EnterUserNamespace,
     /// Join an existing namespace.
@@ -55,6 +61,13 @@ pub enum Step {
         path: CString,
         /// The text.
         value: Vec<u8>,
+    },
+    /// Write `pids.max`: a limit so low that the processes which help at the start would not fit in.
+    LimitProcesses {
+        /// The open `pids.max`.
+        file: FdIndex,
+        /// The limit, in decimal.
+        limit: CString,
     },
     /// sched_setattr(2)
     Scheduler(Scheduler),
@@ -251,13 +264,14 @@ pub enum Step {
 
 impl Step {
     /// How many kinds of steps there are.
-    pub const KINDS: usize = 49;
+    pub const KINDS: usize = 51;
 
     /// The step's name as errors, logs and documents give it.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Step::AwaitParent => "await parent",
+            Step::JoinCgroup { .. } => "join cgroup",
             Step::EnterUserNamespace => "enter user namespace",
             Step::JoinNamespace(_) => "join namespace",
             Step::JoinContainer { .. } => "join container",
@@ -272,6 +286,7 @@ impl Step {
             Step::Hook(_) => "hook",
             Step::SessionKeyring(_) => "session keyring",
             Step::Sysctl { .. } => "sysctl",
+            Step::LimitProcesses { .. } => "limit processes",
             Step::Scheduler(_) => "scheduler",
             Step::IoPriority(_) => "io priority",
             Step::CpuAffinity(_) => "cpu affinity",
@@ -339,6 +354,7 @@ impl Step {
             }
             Step::Sysctl { path, .. } => format!("linux.sysctl {}", text(path).replace('/', ".")),
             Step::Scheduler(Scheduler { policy, .. }) => format!("process.scheduler policy {policy}"),
+            Step::LimitProcesses { limit, .. } => format!("linux.resources.pids.limit {}", text(limit)),
             Step::IoPriority(_) => "process.ioPriority".to_owned(),
             Step::CpuAffinity(_) => "process.execCPUAffinity".to_owned(),
             Step::Personality(_) => "linux.personality".to_owned(),
@@ -362,6 +378,7 @@ impl Step {
                 argv.first().map_or_else(String::new, |a| format!("process.args[0] {}", text(a)))
             }
             Step::AwaitParent
+            | Step::JoinCgroup { .. }
             | Step::EnterUserNamespace
             | Step::JoinContainer { .. }
             | Step::NewSession

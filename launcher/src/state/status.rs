@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ContainerDir, INIT, open_process};
-use crate::cgroup;
 
 /// The statuses of the OCI runtime specification, and the `paused` that runc added to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +50,6 @@ impl ContainerDir {
     }
 
     fn is_frozen(&self) -> bool {
-        self.read_state().is_ok_and(|state| state.has_cgroup() && cgroup::is_frozen(&state.cgroup))
+        self.read_state().is_ok_and(|state| state.cgroups.is_frozen())
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use brood_launcher::cgroup::Entrance;
 use brood_launcher::plan::{BuildOptions, Io, Launch, Stdio, build};
 use brood_launcher::state::ContainerState;
 use oci_spec::runtime::{Process, Spec};
@@ -160,12 +161,18 @@ impl Rich {
             no_pivot: park.is_some(),
             new_keyring: true,
             park,
-            cgroup: None,
+            cgroups: Entrance { birth: None, tasks: vec![nothing()] },
+            few_processes: Some((nothing(), "1".to_owned())),
             from_zygote,
             die_with_parent: Some(9),
         };
         Rich { launch: build(spec, options).unwrap(), status, console }
     }
+}
+
+/// A file that takes whatever is written.
+fn nothing() -> OwnedFd {
+    std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap().into()
 }
 
 pub fn stdio() -> Stdio {

@@ -63,7 +63,7 @@ pub struct ExecArgs {
     /// Pass this many descriptors after 2
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
-    /// Sub-cgroup to run in (not supported yet)
+    /// Run in this cgroup below the container's; CONTROLLER[,CONTROLLER]:PATH for some of cgroup v1 (repeatable)
     #[arg(long, value_name = "PATH")]
     cgroup: Vec<String>,
     /// Run in a paused container too
@@ -109,7 +109,7 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     }
     let record = dir.process(INIT).read_pid()?;
     let init = exec::open_init(record)?;
-    let cgroup = exec::open_cgroup(&state.cgroup)?;
+    let cgroups = state.cgroups.below(&args.cgroup).map_err(anyhow::Error::msg)?.entrance()?;
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("status pipe")?;
     let terminal = process.terminal().unwrap_or(false);
     let (console, childs) = Console::open(terminal, args.detach, args.console_socket.as_deref())?;
@@ -125,7 +125,7 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
         io,
         preserve: inherited.fds,
         status: status_write,
-        cgroup,
+        cgroups,
         park: None,
     };
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
@@ -141,7 +141,6 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn refuse_unsupported(args: &ExecArgs) -> anyhow::Result<()> {
-    ensure!(args.cgroup.is_empty(), "--cgroup is not supported yet");
     ensure!(args.process.is_some() || !args.command.is_empty(), "a COMMAND is needed, or --process");
     Ok(())
 }

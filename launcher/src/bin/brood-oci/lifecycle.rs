@@ -1,17 +1,16 @@
 //! `start`, `pause`, `resume`, `kill` and `delete`.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use brood_launcher::cgroup;
+use brood_launcher::cgroup::Cgroups;
 use brood_launcher::hooks::{self, Point};
 use brood_launcher::remove;
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::signal;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Manager, StateError, Status, open_process};
+use brood_launcher::state::{ContainerDir, INIT, Manager, StateError, Status, open_process};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -84,25 +83,25 @@ pub fn pause(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
         Status::Paused => bail!("container not running: container is paused"),
         status => bail!("container not running: it is {status}"),
     }
-    cgroup::freeze(&own_cgroup(&dir, id, "pause")?, PATIENCE)?;
+    own_cgroups(&dir, id, "pause")?.freeze(PATIENCE)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn resume(runtime: &Runtime, id: &str) -> anyhow::Result<ExitCode> {
     let dir = runtime.find(id)?;
-    let cgroup = own_cgroup(&dir, id, "resume")?;
+    let cgroups = own_cgroups(&dir, id, "resume")?;
     if dir.status() != Status::Paused {
         bail!("container not paused");
     }
-    cgroup::thaw(&cgroup, PATIENCE)?;
+    cgroups.thaw(PATIENCE)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cgroup that an operation cannot do without.
-pub fn own_cgroup(dir: &ContainerDir, id: &str, operation: &str) -> anyhow::Result<PathBuf> {
-    let state = dir.read_state()?;
-    ensure!(state.has_cgroup(), "container {id} has no cgroup of its own: cannot {operation}");
-    Ok(state.cgroup)
+/// The cgroups that an operation cannot do without.
+pub fn own_cgroups(dir: &ContainerDir, id: &str, operation: &str) -> anyhow::Result<Cgroups> {
+    let cgroups = dir.read_state()?.cgroups;
+    ensure!(!cgroups.is_empty(), "container {id} has no cgroup of its own: cannot {operation}");
+    Ok(cgroups)
 }
 
 pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
@@ -130,18 +129,22 @@ pub fn kill(runtime: &Runtime, args: &KillArgs) -> anyhow::Result<ExitCode> {
 fn kill_init(dir: &ContainerDir, signal: Signal) -> anyhow::Result<()> {
     let record = dir.process(INIT).read_pid().ok();
     let init = record.and_then(|record| Some((record.pid, open_process(record)?)));
-    let cgroup = dir.read_state().ok().filter(ContainerState::has_cgroup).map(|state| state.cgroup);
-    if let Some(cgroup) = cgroup.filter(|_| signal == Signal::KILL) {
+    let cgroups = dir.read_state().map(|state| state.cgroups).unwrap_or_default();
+    if signal == Signal::KILL {
         let alone = init.as_ref().is_some_and(|(pid, _)| is_pid_one(*pid));
-        if !alone && cgroup::processes(&cgroup).is_ok_and(|pids| !pids.is_empty()) {
-            return Ok(cgroup::kill(&cgroup)?);
+        if !alone && cgroups.processes().is_ok_and(|pids| !pids.is_empty()) {
+            return Ok(cgroups.kill()?);
         }
     }
     let (_, init) = init.context("container not running")?;
     match rustix::process::pidfd_send_signal(&init, signal) {
         Err(Errno::SRCH) => bail!("container not running"),
-        result => result.context("pidfd_send_signal"),
+        result => result.context("pidfd_send_signal")?,
     }
+    if signal == Signal::KILL {
+        cgroups.thaw_killed();
+    }
+    Ok(())
 }
 
 /// Whether the process is the init of a pid namespace (`NSpid`, proc_pid_status(5)).
@@ -154,21 +157,12 @@ fn is_pid_one(pid: i32) -> bool {
 /// To every process of the container's cgroup. None being left is no error, as with runc.
 fn kill_all(runtime: &Runtime, id: &str, signal: Signal) -> anyhow::Result<()> {
     let dir = runtime.find(id)?;
-    let state = dir.read_state()?;
-    if !state.has_cgroup() {
+    let cgroups = dir.read_state()?.cgroups;
+    if cgroups.is_empty() {
         runtime.messages.warning(&format!("container {id} has no cgroup of its own: --all reaches its init only"));
         return kill_init(&dir, signal);
     }
-    if signal == Signal::KILL {
-        return Ok(cgroup::kill(&state.cgroup)?);
-    }
-    // The cgroup may go meanwhile.
-    for pid in cgroup::processes(&state.cgroup).unwrap_or_default() {
-        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-            // Processes come and go while we send.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
+    cgroups.signal(signal)?;
     Ok(())
 }
 

@@ -3,11 +3,10 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail, ensure};
-use brood_launcher::cgroup;
 use brood_launcher::state::Status;
 use clap::Args;
 
-use crate::lifecycle::own_cgroup;
+use crate::lifecycle::own_cgroups;
 use crate::list::{Format, print};
 use crate::runtime::Runtime;
 
@@ -34,8 +33,7 @@ pub fn ps(runtime: &Runtime, args: &PsArgs) -> anyhow::Result<ExitCode> {
     let (id, options) = args.id_and_options.split_first().context("a CONTAINER-ID is needed")?;
     let (format, options) = format_after_id(args.format, options);
     let dir = runtime.find(id)?;
-    let cgroup = own_cgroup(&dir, id, "tell its processes")?;
-    let pids = match cgroup::processes(&cgroup) {
+    let pids = match own_cgroups(&dir, id, "tell its processes")?.processes() {
         // Of a stopped container somebody else may have removed it.
         Err(_) if dir.status() == Status::Stopped => Vec::new(),
         pids => pids?,

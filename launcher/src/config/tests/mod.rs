@@ -135,18 +135,6 @@ fn a_user_namespace_with_mappings_passes() {
 }
 
 #[test]
-fn ignoring_the_unsupported_notes_each_field() {
-    let patch = json!({
-        "linux": {
-            "resources": { "memory": { "limit": 1 << 20 }, "devices": [{ "allow": false, "access": "r" }] }
-        }
-    });
-    let (_, notes) = check(&patched(&patch), LoadOptions { ignore_unsupported: true }).unwrap();
-    let expected = ["linux.resources.devices[0]", "linux.resources.memory.limit"];
-    assert_eq!(notes, expected.map(|field| format!("{field}: not supported yet, ignored")));
-}
-
-#[test]
 fn load_keeps_the_bytes_and_names_the_file() {
     let bundle = tempfile::tempdir().unwrap();
     let file = bundle.path().join(FILE_NAME);

@@ -99,6 +99,7 @@ impl Decoder {
         use wire::step::Which;
         Ok(match from.which().map_err(unknown("step"))? {
             Which::AwaitParent(()) => Step::AwaitParent,
+            Which::JoinCgroup(tasks) => Step::JoinCgroup { tasks: self.fd("joinCgroup", tasks)? },
             Which::EnterUserNamespace(()) => Step::EnterUserNamespace,
             Which::JoinNamespace(from) => Step::JoinNamespace(Namespace {
                 kind: namespace_kind(from.get_kind().map_err(unknown("namespace kind"))?),
@@ -121,6 +122,10 @@ impl Decoder {
             Which::Sysctl(from) => {
                 Step::Sysctl { path: string("sysctl.path", from.get_path()?)?, value: from.get_value()?.to_vec() }
             }
+            Which::LimitProcesses(from) => Step::LimitProcesses {
+                file: self.fd("limitProcesses.file", from.get_file())?,
+                limit: string("limitProcesses.limit", from.get_limit()?)?,
+            },
             Which::Scheduler(from) => Step::Scheduler(Scheduler {
                 policy: from.get_policy(),
                 flags: from.get_flags(),

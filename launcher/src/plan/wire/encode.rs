@@ -80,6 +80,7 @@ pub fn encode(plan: &Plan) -> Vec<u8> {
 fn step(mut to: wire::step::Builder<'_>, from: &Step) {
     match from {
         Step::AwaitParent => to.set_await_parent(()),
+        Step::JoinCgroup { tasks } => to.set_join_cgroup(tasks.0),
         Step::EnterUserNamespace => to.set_enter_user_namespace(()),
         Step::JoinNamespace(Namespace { kind, fd }) => {
             let mut to = to.init_join_namespace();
@@ -105,6 +106,11 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             let mut to = to.init_sysctl();
             to.set_path(path.as_bytes());
             to.set_value(value);
+        }
+        Step::LimitProcesses { file, limit } => {
+            let mut to = to.init_limit_processes();
+            to.set_file(file.0);
+            to.set_limit(limit.as_bytes());
         }
         Step::Scheduler(Scheduler { policy, flags, nice, priority, runtime, deadline, period }) => {
             let mut to = to.init_scheduler();

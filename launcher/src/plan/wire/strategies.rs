@@ -59,6 +59,7 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
 pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
     vec![
         Just(Step::AwaitParent).boxed(),
+        fd().prop_map(|tasks| Step::JoinCgroup { tasks }).boxed(),
         Just(Step::EnterUserNamespace).boxed(),
         namespace().prop_map(Step::JoinNamespace).boxed(),
         (fd(), any::<u32>()).prop_map(|(pidfd, namespaces)| Step::JoinContainer { pidfd, namespaces }).boxed(),
@@ -73,6 +74,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         hook().prop_map(Step::Hook).boxed(),
         string().prop_map(Step::SessionKeyring).boxed(),
         (string(), bytes()).prop_map(|(path, value)| Step::Sysctl { path, value }).boxed(),
+        (fd(), string()).prop_map(|(file, limit)| Step::LimitProcesses { file, limit }).boxed(),
         scheduler().prop_map(Step::Scheduler).boxed(),
         any::<u32>().prop_map(Step::IoPriority).boxed(),
         vec(any::<u64>(), 0..4).prop_map(Step::CpuAffinity).boxed(),

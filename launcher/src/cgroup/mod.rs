@@ -1,0 +1,234 @@
+//! A container's cgroups: a directory of its own in each hierarchy that is needed, to be born in, limited, frozen, counted
+//! and killed by.
+//!
+//! | host | the container's directories |
+//! | --- | --- |
+//! | v2 | one; it is born there (`CLONE_INTO_CGROUP`) |
+//! | v1 | one for each of devices, memory, pids, cpuacct and freezer, and for any other controller that a limit needs |
+//! | hybrid | v2's to be born, frozen and killed by, with the processor's time; v1's of memory, pids and what a limit needs |
+//!
+//! A directory is `brood-<root>-<id>` in our own cgroup, so a delegated subtree (systemd's `Delegate=`) is enough; or what
+//! `linux.cgroupsPath` says, absolute from the hierarchy's root. Where the host has no writable hierarchy, a container goes
+//! without. On v1 the child itself enters, by writing `0` to `tasks` before anything else: a single thread that moves itself
+//! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
+//!
+//! Reading order: `host` (which hierarchies there are), `directory` (one directory's life), `members` (listed, frozen, killed),
+//! `settings` (what `linux.resources` means in files), `limits` (writing them).
+
+mod directory;
+mod events;
+mod host;
+mod limits;
+mod members;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+pub use host::{Hierarchy, Host};
+pub use limits::{LimitError, Limits};
+pub use settings::{Setting, io_weight, settings, weight_of_shares};
+
+/// A failed operation on a cgroup.
+#[derive(Debug, thiserror::Error)]
+#[error("cgroup {}: {operation}: {source}", path.display())]
+pub struct CgroupError {
+    path: PathBuf,
+    operation: String,
+    source: std::io::Error,
+}
+
+fn failed<'a>(path: &'a Path, operation: &'a str) -> impl FnOnce(std::io::Error) -> CgroupError + 'a {
+    move |source| CgroupError { path: path.to_owned(), operation: operation.to_owned(), source }
+}
+
+/// Of a hierarchy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// cgroup v1: a hierarchy for each controller, or for a few.
+    V1,
+    /// cgroup v2: one hierarchy for all.
+    V2,
+}
+
+/// The cgroups of one container, as its state file keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cgroups {
+    /// Cgroup v2's first.
+    directories: Vec<Directory>,
+}
+
+/// A container's cgroup in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directory {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Of its hierarchy.
+    pub version: Version,
+    /// Where its hierarchy is mounted.
+    pub mount_point: PathBuf,
+    /// What can be limited and counted here.
+    pub controllers: Vec<String>,
+    /// The topmost directory of the path that was made for the container, and so may be removed; `None` when the path was
+    /// there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<PathBuf>,
+}
+
+/// On cgroup v1 every container has a directory of each of these: to be confined to its devices, counted, frozen and killed.
+const WITHOUT_V2: [&str; 5] = ["devices", "memory", "pids", "cpuacct", "freezer"];
+
+/// The same beside cgroup v2, which has the rest without any controller. Every directory costs a launch some 80 µs.
+const BESIDE_V2: [&str; 3] = ["devices", "memory", "pids"];
+
+/// How a process gets into the cgroups of a container.
+#[derive(Debug, Default)]
+pub struct Entrance {
+    /// The cgroup v2 directory to be born in (`CLONE_INTO_CGROUP`).
+    pub birth: Option<OwnedFd>,
+    /// The `tasks` files of cgroup v1, to which the process writes `0`.
+    pub tasks: Vec<OwnedFd>,
+}
+
+impl Cgroups {
+    /// Where a container's directories go; nothing is made yet. `needed` names controllers beside those that every
+    /// container has.
+    #[must_use]
+    pub fn plan(host: &Host, needed: &[&str], place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
+        let always = if host.unified().is_some() { &BESIDE_V2[..] } else { &WITHOUT_V2 };
+        let wanted: Vec<&str> = always.iter().chain(needed).copied().collect();
+        let v1 = host.hierarchies().filter(|hierarchy| {
+            hierarchy.version == Version::V1 && wanted.iter().any(|controller| hierarchy.has(controller))
+        });
+        let directories = host.unified().into_iter().chain(v1).map(|hierarchy| {
+            let path = place(hierarchy);
+            let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
+            let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
+            Directory { path, version: hierarchy.version, mount_point, controllers, made }
+        });
+        Cgroups { directories: directories.collect() }
+    }
+
+    /// Whether the container goes without.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    /// The directories, cgroup v2's first.
+    #[must_use]
+    pub fn directories(&self) -> &[Directory] {
+        &self.directories
+    }
+
+    /// The directory that has a controller's files (`memory`).
+    #[must_use]
+    pub fn with(&self, controller: &str) -> Option<&Directory> {
+        self.directories.iter().find(|directory| directory.has(controller))
+    }
+
+    /// The cgroup v2 directory.
+    #[must_use]
+    pub fn unified(&self) -> Option<&Directory> {
+        self.directories.iter().find(|directory| directory.version == Version::V2)
+    }
+
+    /// Makes the directories. What had been made when one of them fails is removed again.
+    ///
+    /// # Errors
+    /// One cannot be made, or is in use.
+    pub fn make(&mut self) -> Result<(), CgroupError> {
+        for index in 0..self.directories.len() {
+            if let Err(error) = self.directories[index].make() {
+                for made in &self.directories[..=index] {
+                    let _ = made.try_clear();
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens them for a process to enter.
+    ///
+    /// # Errors
+    /// One of them is gone, or there are no descriptors left.
+    pub fn entrance(&self) -> Result<Entrance, CgroupError> {
+        let mut entrance = Entrance::default();
+        for Directory { path, version, .. } in &self.directories {
+            let (name, flags) = match version {
+                Version::V2 => (path.clone(), OFlags::PATH | OFlags::DIRECTORY),
+                Version::V1 => (path.join("tasks"), OFlags::WRONLY),
+            };
+            let fd = rustix::fs::open(&name, flags | OFlags::CLOEXEC, Mode::empty());
+            let fd = fd.map_err(|errno| failed(path, "open")(errno.into()))?;
+            match version {
+                Version::V2 => entrance.birth = Some(fd),
+                Version::V1 => entrance.tasks.push(fd),
+            }
+        }
+        Ok(entrance)
+    }
+
+    /// Cgroups that the container made below its own, for an exec: `PATH` for all hierarchies, or
+    /// `CONTROLLER[,CONTROLLER]:PATH` for some. They are compared by components, never as text: `/a` is not above `/ab`
+    /// (CVE-2021-30465's kind).
+    ///
+    /// # Errors
+    /// The text that is wrong, and why.
+    pub fn below(&self, paths: &[String]) -> Result<Cgroups, String> {
+        let mut below = self.clone();
+        for text in paths {
+            let (controllers, path) = match text.split_once(':') {
+                Some((controllers, path)) => (Some(controllers.split(',').collect::<Vec<_>>()), path),
+                None => (None, text.as_str()),
+            };
+            let parts =
+                Path::new(path).components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
+            let parts: Vec<Component<'_>> = parts.collect();
+            if parts.iter().any(|part| !matches!(part, Component::Normal(_))) {
+                return Err(format!("cgroup {text:?}: is not below the container's own"));
+            }
+            let unknown = controllers.iter().flatten().find(|controller| self.with(controller).is_none());
+            if let Some(unknown) = unknown {
+                return Err(format!("cgroup {text:?}: the container has no cgroup of controller {unknown:?}"));
+            }
+            for directory in &mut below.directories {
+                if controllers.as_ref().is_none_or(|some| some.iter().any(|controller| directory.has(controller))) {
+                    directory.path.extend(&parts);
+                    if !directory.path.is_dir() {
+                        return Err(format!("cgroup {text:?}: {} does not exist", directory.path.display()));
+                    }
+                }
+            }
+        }
+        Ok(below)
+    }
+
+    /// Kills what is left, waits until it is gone, and removes what was made: the directories, what the container made below
+    /// them, and their parents as far as nobody else uses them.
+    ///
+    /// # Errors
+    /// `patience` is over, or the kernel refuses.
+    pub fn kill_and_remove(&self, patience: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + patience;
+        let mut left = Vec::new();
+        for directory in &self.directories {
+            if !directory.try_clear()? {
+                left.push(directory);
+            }
+        }
+        if !left.is_empty() {
+            self.kill()?;
+        }
+        left.into_iter().try_for_each(|directory| directory.clear(deadline))
+    }
+}

@@ -21,7 +21,7 @@ const LOG: &str = "dump.log";
 /// Configuration of CRIU that is read without an annotation: what is in there has precedence over options.
 const CRIU_CONFIG: [&str; 2] = ["/etc/criu/brood.conf", "/etc/criu/runc.conf"];
 /// Annotation with the path of another; empty for none.
-const CRIU_CONFIG_ANNOTATION: &str = "org.criu.config";
+pub const CRIU_CONFIG_ANNOTATION: &str = "org.criu.config";
 /// As runc: devices and addresses of a network are for whoever made them.
 pub(super) const EMPTY_NAMESPACES: u32 = libc::CLONE_NEWNET as u32;
 

@@ -34,7 +34,7 @@ use crate::hooks::HookError;
 use crate::plan::PlanError;
 use crate::state::StateError;
 
-pub use dump::dump;
+pub use dump::{CRIU_CONFIG_ANNOTATION, dump};
 pub use restore::{Restored, restore};
 
 /// Oldest CRIU that is asked for anything: 3.15 knows external pid namespaces and the v2 freezer.

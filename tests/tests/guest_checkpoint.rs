@@ -249,6 +249,32 @@ fn pipes_become_those_of_the_restore_and_its_status_the_programs() {
 
 #[test]
 #[ignore = "runs in the guest: tests/guest/run"]
+fn output_that_goes_to_a_file_goes_to_the_restores_file() {
+    guest::insist();
+    let container = Container::new(|bundle| {
+        bundle.sh("touch /tmp/up; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo gone on; exit 5");
+    });
+    let [first, second] = ["first", "second"].map(|name| container.sandbox.path(name));
+    let redirected = |command: &[&str], to: &Path| {
+        let script = "out=$1; shift; exec \"$@\" > \"$out\"";
+        let shell = container.sandbox.command("sh").args(["-c", script, "sh"]).arg(to);
+        shell.arg(brood_tests::binaries::oci()).arg("--root").arg(container.sandbox.root()).args(command)
+    };
+    let bundle = container.bundle.path().to_str().unwrap();
+    let running = redirected(&["run", "-b", bundle, &container.id], &first).start();
+    container.bundle.await_up();
+    checkpoint(&container, &[]).run().ok();
+    running.finish().expect(137);
+    fs::write(container.bundle.rootfs().join("tmp/go"), "").unwrap();
+    let images = images(&container);
+    let restore = ["restore", "-b", bundle, "--image-path", images.to_str().unwrap(), &container.id];
+    redirected(&restore, &second).run().expect(5);
+    assert_eq!(fs::read_to_string(&second).unwrap(), "gone on\n");
+    assert_eq!(fs::read_to_string(&first).unwrap(), "");
+}
+
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
 fn a_terminal_comes_back_by_the_console_socket() {
     guest::insist();
     let container = Container::new(|bundle| {

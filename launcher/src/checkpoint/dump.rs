@@ -59,7 +59,11 @@ pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, mut options
     opts.track_mem = (options.pre_dump || options.parent.is_some()).then_some(true);
     if !options.pre_dump {
         opts.external_mounts = external::of_running(spec, pid)?;
-        directories.write_descriptors(pid)?;
+        let files = external::standard_files(pid)?;
+        directories.write_descriptors(pid, &files)?;
+        let mut files: Vec<String> = files.into_iter().filter(|name| !name.is_empty()).collect();
+        files.dedup();
+        opts.external.append(&mut files);
     }
     let (kind, operation) = if options.pre_dump { (Kind::PreDump, "pre-dump") } else { (Kind::Dump, "dump") };
     let answer = criu.run(kind, opts, |notify, _| {

@@ -141,6 +141,27 @@ pub(super) fn namespaces_of_running(spec: &Spec, pid: i32) -> Result<Vec<String>
     Ok(all)
 }
 
+/// For a checkpoint: which of the descriptors 0, 1 and 2 are files of the host's that no mount of the container's shows, as
+/// those to which output is appended; CRIU's names for them, `file[MOUNT:INODE]` in hexadecimal, empty for the others.
+pub(super) fn standard_files(pid: i32) -> Result<Vec<String>> {
+    let inside = Inside::of(pid)?;
+    let name = |number: i32| {
+        let stat = rustix::fs::stat(format!("/proc/{pid}/fd/{number}")).ok()?;
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+        let mount: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        (is_file && !inside.mounts.contains_key(&mount)).then(|| format!("file[{mount:x}:{:x}]", stat.st_ino))
+    };
+    Ok((0..3).map(|number| name(number).unwrap_or_default()).collect())
+}
+
+/// Exactly such a name.
+pub(super) fn is_file_name(name: &str) -> bool {
+    let parts = name.strip_prefix("file[").and_then(|rest| rest.strip_suffix(']')?.split_once(':'));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.is_some_and(|(mount, inode)| is_number(mount) && is_number(inode))
+}
+
 /// The file system of a running container.
 struct Inside {
     root: OwnedFd,
@@ -226,6 +247,14 @@ mod tests {
             {"destination": "/b", "type": "none", "options": ["remount", "bind", "ro"]},
         ]));
         assert_eq!(binds(&spec).unwrap(), [(1, "/a".to_owned()), (2, "/b".to_owned())]);
+    }
+
+    #[test]
+    fn names_of_files_are_taken_to_the_letter() {
+        assert!(is_file_name("file[1f:a0]"));
+        for name in ["file[]", "file[1]", "file[1:]", "file[1:2]:x", "file[1:2:3]", "/file[1:2]", "file[g:1]", ""] {
+            assert!(!is_file_name(name), "{name}");
+        }
     }
 
     #[test]

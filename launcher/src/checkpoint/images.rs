@@ -9,12 +9,15 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::external::is_file_name;
 use super::{CheckpointError, Options, Result, kernel};
 use crate::report::errno_text;
 use crate::state::{io_text, replace_file};
 
 /// What the container's descriptors 0, 1 and 2 were, as runc writes it.
 const DESCRIPTORS: &str = "descriptors.json";
+/// CRIU's names of those among them that are external files.
+const FILES: &str = "brood-files.json";
 /// A directory's link to that of an earlier pre-dump.
 const PARENT: &str = "parent";
 /// Files that CRIU makes in its work directory.
@@ -71,28 +74,38 @@ impl Directories {
         self.work.as_ref().map_or(&self.images_path, |(_, path)| path).join(name)
     }
 
-    /// Notes what the descriptors 0, 1 and 2 of a process are.
-    pub(super) fn write_descriptors(&self, pid: i32) -> Result<()> {
+    /// Notes what the descriptors 0, 1 and 2 of a process are, and CRIU's names of those that are external files.
+    pub(super) fn write_descriptors(&self, pid: i32, files: &[String]) -> Result<()> {
         let target = |number| {
             let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}"));
             // As runc: one that is closed, or of a process that is gone, is not an error.
             link.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
         };
         let text = serde_json::json!([target(0), target(1), target(2)]).to_string();
-        Ok(replace_file(&self.images_path.join(DESCRIPTORS), text.as_bytes(), 0o600)?)
+        replace_file(&self.images_path.join(DESCRIPTORS), text.as_bytes(), 0o600)?;
+        Ok(replace_file(&self.images_path.join(FILES), serde_json::json!(files).to_string().as_bytes(), 0o600)?)
     }
 
-    /// The pipes among the descriptors 0, 1 and 2 of what was checkpointed: number and CRIU's name, `pipe:[INODE]`.
-    pub(super) fn read_pipes(&self) -> Result<Vec<(usize, String)>> {
-        let path = self.images_path.join(DESCRIPTORS);
+    /// What can be given anew of the descriptors 0, 1 and 2 of what was checkpointed, pipes and external files: number and
+    /// CRIU's name.
+    pub(super) fn read_descriptors(&self) -> Result<Vec<(usize, String)>> {
+        let pipes = self.read_names(DESCRIPTORS)?;
+        // Those of runc have none.
+        let files = if self.images_path.join(FILES).exists() { self.read_names(FILES)? } else { Vec::new() };
+        let pipes = pipes.into_iter().filter(|(_, name)| is_pipe(name));
+        Ok(pipes.chain(files.into_iter().filter(|(_, name)| is_file_name(name))).collect())
+    }
+
+    fn read_names(&self, file_name: &str) -> Result<Vec<(usize, String)>> {
+        let path = self.images_path.join(file_name);
         let fail = |problem: String| CheckpointError::path("--image-path", &path, problem);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.images, DESCRIPTORS, flags, Mode::empty());
+        let file = rustix::fs::openat(&self.images, file_name, flags, Mode::empty());
         let file = std::fs::File::from(file.map_err(|errno| fail(errno_text(errno)))?);
         let mut text = String::new();
         file.take(DESCRIPTORS_BYTES_MAX).read_to_string(&mut text).map_err(|error| fail(io_text(&error)))?;
         let names: Vec<String> = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-        Ok(names.into_iter().take(3).enumerate().filter(|(_, name)| is_pipe(name)).collect())
+        Ok(names.into_iter().take(3).enumerate().collect())
     }
 }
 

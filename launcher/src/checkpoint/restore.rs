@@ -176,11 +176,11 @@ struct Inherited {
 impl Inherited {
     fn collect(reservation: &Reservation, io: &Io, directories: &Directories) -> Result<Inherited> {
         let mut all = Inherited { standard: Vec::new(), namespaces: Vec::new(), names: Vec::new() };
-        let pipes = directories.read_pipes()?;
+        let names = directories.read_descriptors()?;
         if let Io::Descriptors(stdio) = io {
             let own = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
-            for (number, key) in pipes {
-                // The same pipe may be two of the three: CRIU takes the first of a name.
+            for (number, key) in names {
+                // The same may be two of the three: CRIU takes the first of a name.
                 if let Some(fd) = own.get(number).filter(|_| all.names.iter().all(|name| name.key != key)) {
                     let copy = fd.try_clone().map_err(CheckpointError::Start)?;
                     all.name(key);

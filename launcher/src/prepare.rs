@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::pipe::PipeFlags;
 
 use crate::cgroup::{CgroupError, Cgroups, Entrance, Host, LimitError, Limits};
@@ -182,6 +182,14 @@ impl Reservation {
     #[must_use]
     pub fn terminal(&self) -> bool {
         self.spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false))
+    }
+
+    /// Whether the end of its init process is the end of all its processes.
+    #[must_use]
+    pub fn owns_pid_namespace(&self) -> bool {
+        let list = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let mut pids = list.into_iter().flatten().filter(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
+        pids.any(|namespace| namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()))
     }
 }
 

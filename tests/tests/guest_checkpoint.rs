@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use brood_tests::terminal::receive;
-use brood_tests::{Bundle, Cmd, Container, Sandbox, config, guest, procfs, redis, resp, waiting};
+use brood_tests::{Bundle, Cmd, Container, Daemon, Sandbox, config, guest, procfs, redis, resp, waiting};
 use serde_json::{Value, json};
 
 /// A program that counts in a variable, which no checkpoint may lose, and shows it in a file.
@@ -428,4 +428,60 @@ fn a_user_namespace_comes_back() {
     goes_on(&container, &[]);
     assert_eq!(procfs::status(container.pid(), "Uid").unwrap().split_whitespace().next(), Some("100000"));
     away(&container);
+}
+
+/// Named checkpoints, as containerd 0.2 had them, through the daemon.
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn the_daemon_keeps_checkpoints_by_name() {
+    guest::insist();
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let mut bundle = Bundle::busybox(&sandbox, "bundle");
+    counting(&mut bundle);
+    bundle.write();
+    let id = sandbox.id("box");
+    let brood = |args: &[&str]| daemon.brood().args(args);
+    let checkpoint = |args: &[&str]| brood(&["checkpoint"]).args(args);
+    let seen = || fs::read_to_string(bundle.rootfs().join("tmp/count")).ok()?.trim().parse::<u64>().ok();
+    let counted_to = |least: u64| waiting::until("the count", || seen().filter(|count| *count >= least));
+    brood(&["run", "-d", "--name", &id, "--bundle"]).arg(bundle.path()).run().ok();
+    counted_to(2);
+
+    checkpoint(&["create", &id, "first"]).run().ok();
+    let after_first = seen().unwrap();
+    counted_to(after_first + 2);
+    let taken = checkpoint(&["create", &id, "first"]).run();
+    assert!(taken.one_line_error().contains("file exists"), "{taken}");
+    checkpoint(&["create", "--exit", "--tcp", &id, "second"]).run().ok();
+    brood(&["wait", &id]).run().expect(137);
+    let refused = checkpoint(&["create", &id, "third"]).run();
+    assert!(refused.one_line_error().contains("it is stopped"), "{refused}");
+    let table = checkpoint(&["list", &id]).run().ok();
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let wanted = [
+        vec!["NAME", "TCP", "UNIX", "SOCKETS", "SHELL"],
+        vec!["first", "false", "false", "false"],
+        vec!["second", "true", "false", "false"],
+    ];
+    assert_eq!(rows, wanted);
+    checkpoint(&["rm", &id, "first"]).run().ok();
+    assert_eq!(checkpoint(&["list", &id]).run().ok().lines().count(), 2);
+    assert!(bundle.path().join("checkpoints/second/checkpoint.json").is_file());
+    brood(&["rm", &id]).run().ok();
+
+    let before = seen().unwrap();
+    let restore = |name: &str| brood(&["restore", "--name", &id, "--bundle"]).arg(bundle.path()).arg(name);
+    let none = restore("first").run();
+    assert!(none.one_line_error().contains("no such file or directory"), "{none}");
+    assert_eq!(sandbox.containers(), Vec::<String>::new());
+    restore("second").run().ok();
+    let after = counted_to(before + 2);
+    assert!(after < before + 1000 && before > 1, "{before}, then {after}");
+    assert_eq!(brood(&["exec", &id, "cat", "/proc/1/comm"]).run().ok(), "sh\n");
+    let state: Value = serde_json::from_str(&brood(&["state", &id]).run().ok()).unwrap();
+    assert_eq!(state["status"], "running");
+    brood(&["kill", "--signal", "KILL", &id]).run().ok();
+    brood(&["wait", &id]).run().expect(137);
+    brood(&["rm", &id]).run().ok();
 }

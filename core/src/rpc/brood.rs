@@ -13,7 +13,7 @@ use super::stdio::Tickets;
 use super::{API_VERSION, events, oneshot};
 use crate::limits::INLINE_CONFIG_BYTES_MAX;
 use crate::registry::{Failure, FailureKind};
-use crate::supervisor::{Order, Supervisor};
+use crate::supervisor::{CheckpointFolder, Order, Supervisor};
 
 pub(super) struct BroodServer {
     supervisor: Rc<Supervisor>,
@@ -158,6 +158,8 @@ impl BroodServer {
             Ok(stdio) => stdio,
             Err(failure) => return Ok(Err(failure)),
         };
+        let name = request.get_checkpoint()?.to_string()?;
+        let directory = request.get_checkpoint_directory()?.to_str()?.into();
         Ok(Ok(Order {
             id: request.get_id()?.to_string()?,
             source,
@@ -166,6 +168,7 @@ impl BroodServer {
             start: request.get_start(),
             auto_remove: request.get_auto_remove(),
             ignore_unsupported: request.get_ignore_unsupported(),
+            checkpoint: (!name.is_empty()).then_some(CheckpointFolder { directory, name }),
         }))
     }
 }

@@ -9,14 +9,16 @@
 //! One thread. An input is handled to the end, all its effects included, before the next one; effects that take time
 //! (launch, release, removal) run as tasks and come back as events.
 //!
-//! Reading order: here; `act` for the effects; `launch` and `exec` for the way from order to running; `recover` for what
+//! Reading order: here; `act` for the effects; `launch`, `exec` and `checkpoint` for the way from order to running; `recover` for what
 //! an earlier supervisor left.
 
 mod act;
+mod checkpoint;
 mod exec;
 mod launch;
 mod recover;
 
+pub use checkpoint::CheckpointFolder;
 pub use exec::ExecOrder;
 pub use recover::sweep;
 
@@ -82,6 +84,8 @@ pub struct Order {
     pub auto_remove: bool,
     /// Go on without what is not supported.
     pub ignore_unsupported: bool,
+    /// Go on from a checkpoint: its folder and its name.
+    pub checkpoint: Option<CheckpointFolder>,
 }
 
 /// Where the standard descriptors come from.

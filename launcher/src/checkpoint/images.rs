@@ -24,6 +24,8 @@ const PARENT: &str = "parent";
 const WORK_FILES: [&str; 4] = ["dump.log", "restore.log", "stats-dump", "stats-restore"];
 /// Most pre-dumps that hang on one another.
 const PARENTS_MAX: usize = 256;
+/// How a file is opened that somebody else may have put there.
+pub(super) const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
 /// Largest descriptors.json that is read, in bytes.
 const DESCRIPTORS_BYTES_MAX: u64 = 4096;
 
@@ -99,8 +101,7 @@ impl Directories {
     fn read_names(&self, file_name: &str) -> Result<Vec<(usize, String)>> {
         let path = self.images_path.join(file_name);
         let fail = |problem: String| CheckpointError::path("--image-path", &path, problem);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.images, file_name, flags, Mode::empty());
+        let file = rustix::fs::openat(&self.images, file_name, READ, Mode::empty());
         let file = std::fs::File::from(file.map_err(|errno| fail(errno_text(errno)))?);
         let mut text = String::new();
         file.take(DESCRIPTORS_BYTES_MAX).read_to_string(&mut text).map_err(|error| fail(io_text(&error)))?;

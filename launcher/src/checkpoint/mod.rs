@@ -21,6 +21,7 @@ mod external;
 mod images;
 mod log;
 mod mount_points;
+pub mod named;
 mod restore;
 mod rpc;
 mod spawn;

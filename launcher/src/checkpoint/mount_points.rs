@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::external::{is_bind, name};
-use super::{CheckpointError, Result, kernel};
+use super::{CheckpointError, Result, images, kernel};
 use crate::child;
 use crate::plan::TargetKind;
 use crate::report::errno_text;
@@ -88,7 +88,7 @@ struct MountEntry {
 }
 
 /// Refuses images that name a mount point to which a link of the root file system leads, or that climb out of it.
-pub(super) fn check_images(images: &OwnedFd, path: &Path, rootfs: &Path) -> Result<()> {
+pub(super) fn check_images(folder: &OwnedFd, path: &Path, rootfs: &Path) -> Result<()> {
     let root = open_directory(rootfs).map_err(|errno| root_path(rootfs, errno))?;
     let entries = std::fs::read_dir(path);
     let entries =
@@ -99,8 +99,8 @@ pub(super) fn check_images(images: &OwnedFd, path: &Path, rootfs: &Path) -> Resu
             continue;
         }
         let fail = |problem: &str| CheckpointError::path("--image-path", &entry.path(), problem);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(images, name.as_os_str(), flags, Mode::empty()).map_err(kernel("open image"))?;
+        let file =
+            rustix::fs::openat(folder, name.as_os_str(), images::READ, Mode::empty()).map_err(kernel("open image"))?;
         let mut bytes = Vec::new();
         let read = std::fs::File::from(file).take(IMAGE_BYTES_MAX).read_to_end(&mut bytes);
         read.map_err(|error| fail(&crate::state::io_text(&error)))?;

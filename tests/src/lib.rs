@@ -19,6 +19,7 @@
 //! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
 //! - [`redis`]: a bundle with a server that has data and clients;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
+//! - [`wire`]: a client of the RPC that keeps to no rule;
 //! - [`spdx`]: licence expressions, for the dependency check.
 //!
 //! The tests themselves are in `tests/tests/`, one file per theme.
@@ -45,6 +46,7 @@ pub mod sandbox;
 pub mod spdx;
 pub mod terminal;
 pub mod waiting;
+pub mod wire;
 pub mod world;
 
 pub use buildah::Buildah;
@@ -58,3 +60,4 @@ pub use podman::Podman;
 pub use racer::Racer;
 pub use sandbox::Sandbox;
 pub use terminal::Terminal;
+pub use wire::Wire;

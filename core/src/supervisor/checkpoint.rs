@@ -53,6 +53,7 @@ impl Supervisor {
             let folder = named::folder(&state.bundle, &directory)?;
             named::create(&folder, &checkpoint, &dir, &state)
         };
+        let _turn = self.criu.acquire().await.ok();
         self.blocking(create).await?.map_err(|error| failure(&error))
     }
 
@@ -117,6 +118,7 @@ impl Supervisor {
             let restored = options.and_then(|options| checkpoint::restore(&reservation, &io, &options));
             restored.map(|restored| (reservation, restored)).map_err(|error| failure(&error))
         };
+        let _turn = self.criu.acquire().await.ok();
         let (reservation, restored) = self.blocking(restore).await??;
         for note in &reservation.notes {
             tracing::warn!(container = reservation.state.id, "{note}");

@@ -40,7 +40,7 @@ use tokio::sync::oneshot;
 
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
-use crate::limits::BLOCKING_THREADS_MAX;
+use crate::limits::{BLOCKING_THREADS_MAX, CHECKPOINTS_MAX};
 use crate::reactor::{Exits, Kind};
 use crate::registry::{
     Command, Event, Failure, FailureKind, Inherited, Input, Instance, ProcessCommand, Reaper, Registry, Reply, Target,
@@ -242,6 +242,8 @@ pub struct Supervisor {
     keeper: Option<KeeperLink>,
     inherited: RefCell<Inherited>,
     blocking: tokio::sync::Semaphore,
+    /// Shared by all that CRIU does.
+    criu: tokio::sync::Semaphore,
     /// Shared by the launches of execs from the request to a zygote until the child is written down.
     launching_execs: tokio::sync::RwLock<()>,
 }
@@ -277,6 +279,7 @@ impl Supervisor {
             keeper,
             inherited: RefCell::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
+            criu: tokio::sync::Semaphore::new(CHECKPOINTS_MAX),
             launching_execs: tokio::sync::RwLock::new(()),
             settings,
         });

@@ -119,6 +119,10 @@ pub const BLOCKING_THREADS_MAX: usize = 8;
 /// Checkpoints and restores that CRIU works on; one more waits its turn. Each takes a thread of [`BLOCKING_THREADS_MAX`].
 pub const CHECKPOINTS_MAX: usize = 4;
 
+/// Hooks that are being started at a time; more wait their turn. One that runs takes no thread, only three descriptors,
+/// and each container has one at most.
+pub const HOOK_STARTS_MAX: usize = 4;
+
 /// Most zygotes (`--zygotes`).
 pub const ZYGOTES_MAX: usize = 64;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use brood_tests::{Cmd, Container, procfs};
+use brood_tests::{Bundle, Cmd, Container, Daemon, Sandbox, procfs};
 
 /// A folder for PATH with the usual programs and a `criu` of this script, which has the connection as descriptor 3.
 fn path_with(container: &Container, criu: Option<&str>) -> String {
@@ -219,4 +219,28 @@ fn the_null_device_among_the_standard_descriptors_is_the_containers_own() {
             .any(|(number, path)| *number == 0 && Path::new(path) == Path::new("/dev/null"))
     );
     away(&container);
+}
+
+#[test]
+fn the_daemon_refuses_wrong_names_places_and_states() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let mut bundle = Bundle::busybox(&sandbox, "bundle");
+    bundle.live_until_term(0);
+    bundle.write();
+    let id = sandbox.id("box");
+    let no = |args: &[&str]| daemon.brood().args(args).run().expect(125).one_line_error().to_owned();
+    daemon.brood().args(["create", "--name", &id, "--bundle"]).arg(bundle.path()).run().ok();
+    assert!(no(&["checkpoint", "create", &id, "first"]).ends_with("it is created"));
+    daemon.brood().args(["start", &id]).run().ok();
+    bundle.await_up();
+    assert!(no(&["checkpoint", "create", &id, "../first"]).contains("brood: checkpoint ../first: "));
+    assert!(no(&["checkpoint", "create", "--checkpoint-dir", "/proc/nowhere", &id, "first"]).contains("/proc/nowhere"));
+    assert!(no(&["checkpoint", "rm", &id, "first"]).ends_with("checkpoint.json: no such file or directory"));
+    assert_eq!(daemon.brood().args(["checkpoint", "list", &id]).run().ok(), "NAME  TCP  UNIX SOCKETS  SHELL\n");
+    assert!(!bundle.path().join("checkpoints/first").exists());
+    let restore = ["restore", "--name", "other", "--bundle", bundle.path().to_str().unwrap(), "first"];
+    assert!(no(&restore).ends_with("checkpoint.json: no such file or directory"));
+    assert_eq!(sandbox.containers(), [id.as_str()]);
+    daemon.brood().args(["rm", "--force", &id]).run().ok();
 }

@@ -89,6 +89,11 @@ struct CreateRequest {
   hostOverlay @8 :Bool;
   # The root is a throw-away layer over the host's root, which is read-only below it; root.path is not looked at.
   metadata @9 :List(KeyValue);
+  checkpoint @10 :Text;
+  # Go on from the checkpoint of this name (`Container.checkpoint`) in place of starting the program; needs a bundle and
+  # `start`. Empty: begin anew.
+  checkpointDirectory @11 :Text;
+  # Absolute path of the directory of checkpoints; empty for `checkpoints` in the bundle.
 }
 
 struct Stdio {
@@ -178,6 +183,59 @@ interface Container {
   execSync @7 (request :ExecSyncRequest) -> (outcome :RunOutcome);
   # One shot: run, capture the output, wait; nothing of the exec is left when the answer comes. It is killed when the
   # caller goes away before the answer.
+
+  checkpoint @8 (request :CheckpointRequest) -> (outcome :Outcome);
+  # Writes the processes of a running container to images, by CRIU, under a name; with `request.exit` they end with that,
+  # and the container is stopped. `CreateRequest.checkpoint` makes a container go on from there.
+
+  checkpoints @9 (request :CheckpointsRequest) -> (outcome :CheckpointsOutcome);
+  # The checkpoints of the container's bundle, or of another directory, sorted by name.
+
+  deleteCheckpoint @10 (request :DeleteCheckpointRequest) -> (outcome :Outcome);
+  # Removes the images of one of them.
+}
+
+struct CheckpointRequest {
+  checkpoint @0 :Checkpoint;
+  # `created` is not looked at.
+  directory @1 :Text;
+  # Absolute path of the directory of checkpoints; empty for `checkpoints` in the bundle.
+  metadata @2 :List(KeyValue);
+}
+
+struct Checkpoint {
+  name @0 :Text;
+  # The same characters as a container's ID; one of that name must not be there yet.
+  exit @1 :Bool;
+  # The container's processes end with it; otherwise they go on.
+  tcp @2 :Bool;
+  # Open TCP connections too.
+  unixSockets @3 :Bool;
+  # Unix sockets too whose other end is outside.
+  shell @4 :Bool;
+  # Sessions and terminals too that were begun outside.
+  createdText @5 :Text;
+  # RFC 3339, UTC.
+}
+
+struct CheckpointsRequest {
+  directory @0 :Text;
+  # As in `CheckpointRequest`.
+  metadata @1 :List(KeyValue);
+}
+
+struct CheckpointsOutcome {
+  union {
+    checkpoints @0 :List(Checkpoint);
+    failure @1 :Failure;
+  }
+}
+
+struct DeleteCheckpointRequest {
+  name @0 :Text;
+  directory @1 :Text;
+  # As in `CheckpointRequest`.
+  metadata @2 :List(KeyValue);
 }
 
 interface Process {

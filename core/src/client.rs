@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use brood_launcher::checkpoint::named::Checkpoint;
 use brood_launcher::plan::Stdio;
 use brood_launcher::report::errno_text;
 use brood_launcher::state::ExitRecord;
@@ -81,6 +82,8 @@ pub struct Create {
     pub auto_remove: bool,
     /// Go on without what is not supported.
     pub ignore_unsupported: bool,
+    /// Go on from this checkpoint: directory of checkpoints (empty for that of the bundle) and name.
+    pub checkpoint: Option<(PathBuf, String)>,
 }
 
 /// Where a configuration comes from.
@@ -293,6 +296,10 @@ fn put_create(mut to: schema::create_request::Builder<'_>, from: &Create) {
     to.set_start(from.start);
     to.set_auto_remove(from.auto_remove);
     to.set_ignore_unsupported(from.ignore_unsupported);
+    if let Some((directory, name)) = &from.checkpoint {
+        to.set_checkpoint(name);
+        to.set_checkpoint_directory(directory.to_string_lossy().as_ref());
+    }
 }
 
 fn put_stdio(mut to: schema::stdio::Builder<'_>, ticket: Option<&[u8]>) {
@@ -378,6 +385,40 @@ impl Container {
     /// Sends a signal to the init process, or to all.
     pub fn kill(&self, signal: u8, all: bool) -> impl Future<Output = Result<()>> + use<> {
         self.send_kill(signal, all)
+    }
+
+    /// Makes a checkpoint, in `directory` or that of the bundle.
+    pub fn checkpoint(&self, directory: &Path, checkpoint: &Checkpoint) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.checkpoint_request();
+        let mut fields = request.get().init_request();
+        fields.set_directory(directory.to_string_lossy().as_ref());
+        rpc::put_checkpoint(fields.init_checkpoint(), checkpoint);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// The checkpoints there, sorted by name.
+    pub fn checkpoints(&self, directory: &Path) -> impl Future<Output = Result<Vec<Checkpoint>>> + use<> {
+        let mut request = self.0.checkpoints_request();
+        request.get().init_request().set_directory(directory.to_string_lossy().as_ref());
+        let sent = request.send();
+        async move {
+            use schema::checkpoints_outcome::{Checkpoints, Failure};
+            match sent.promise.await?.get()?.get_outcome()?.which().map_err(capnp::Error::from)? {
+                Checkpoints(list) => Ok(list?.iter().map(rpc::checkpoint_from).collect::<capnp::Result<_>>()?),
+                Failure(failure) => Err(rpc::failure_from(failure?)?.into()),
+            }
+        }
+    }
+
+    /// Removes one of them.
+    pub fn delete_checkpoint(&self, directory: &Path, name: &str) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.delete_checkpoint_request();
+        let mut fields = request.get().init_request();
+        fields.set_directory(directory.to_string_lossy().as_ref());
+        fields.set_name(name);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
     }
 }
 

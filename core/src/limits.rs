@@ -116,6 +116,9 @@ pub const INLINE_CONFIG_BYTES_MAX: usize = 16 << 20;
 /// Threads for what may block: parsing, opening trees, removing cgroups; more work than that waits its turn.
 pub const BLOCKING_THREADS_MAX: usize = 8;
 
+/// Checkpoints and restores that CRIU works on; one more waits its turn. Each takes a thread of [`BLOCKING_THREADS_MAX`].
+pub const CHECKPOINTS_MAX: usize = 4;
+
 /// Hooks that are being started at a time; more wait their turn. One that runs takes no thread, only three descriptors,
 /// and each container has one at most.
 pub const HOOK_STARTS_MAX: usize = 4;
@@ -127,6 +130,8 @@ const _: () = assert!(OUTPUT_LIMIT_DEFAULT <= OUTPUT_LIMIT_MAX);
 const _: () = assert!(INLINE_CONFIG_BYTES_MAX <= RPC_TRAVERSAL_WORDS_MAX * 8);
 // Both streams of a one-shot run fit the answer.
 const _: () = assert!(2 * OUTPUT_LIMIT_MAX < RPC_TRAVERSAL_WORDS_MAX * 8);
+// Launches go on meanwhile.
+const _: () = assert!(2 * CHECKPOINTS_MAX <= BLOCKING_THREADS_MAX);
 const _: () = assert!(EVENTS_PER_BATCH <= RETAIN_COUNT_DEFAULT);
 const _: () = assert!(TICKETS_PER_CONNECTION_MAX < TICKETS_MAX);
 // Several processes are needed to take all connections.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::pipe::PipeFlags;
 
-use crate::cgroup::{CgroupError, Cgroups, Host, LimitError, Limits};
+use crate::cgroup::{CgroupError, Cgroups, Entrance, Host, LimitError, Limits};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::plan::{self, BuildOptions, Io, Launch, PlanError};
 use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
@@ -155,20 +155,53 @@ impl Drop for Reserved {
     }
 }
 
-/// Prepares a container. `io` is asked for once the container's folder exists, since it may hold the output files; it is
-/// told whether the configuration asks for a terminal.
+/// A container with a name, a folder and a cgroup, and no process yet. Dropping it undoes all of that.
+#[derive(Debug)]
+pub struct Reservation {
+    /// Its configuration.
+    pub spec: Spec,
+    /// Where relative paths of that start.
+    pub bundle: PathBuf,
+    /// As written to `state.json`.
+    pub state: ContainerState,
+    /// As written to `kept.json`.
+    pub kept: Kept,
+    /// What was ignored or migrated, one line each.
+    pub notes: Vec<String>,
+    /// The name and what hangs on it.
+    pub reserved: Reserved,
+    /// A limit on processes that is too low for those who set a process up: the open file, and the text.
+    pub few_processes: Option<(OwnedFd, String)>,
+    /// For the clone.
+    entrance: Entrance,
+    order: Order,
+}
+
+impl Reservation {
+    /// Whether the configuration asks for a terminal.
+    #[must_use]
+    pub fn terminal(&self) -> bool {
+        self.spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false))
+    }
+
+    /// Whether the end of its init process is the end of all its processes.
+    #[must_use]
+    pub fn owns_pid_namespace(&self) -> bool {
+        let list = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let mut pids = list.into_iter().flatten().filter(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
+        pids.any(|namespace| namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()))
+    }
+}
+
+/// Takes the name and makes what a container has before its first process.
 ///
 /// # Errors
-/// One line that names the field, path or step; nothing is left behind.
-pub fn prepare(
-    root: &StateRoot,
-    order: Order,
-    io: impl FnOnce(&ContainerDir, bool) -> Result<Io, PrepareError>,
-) -> Result<Prepared, PrepareError> {
+/// One line that names the field or path; nothing is left behind.
+pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, PrepareError> {
     config::check_id(&order.id)?;
     let (mut spec, mut notes, bundle) = load(&order)?;
     if let Some(process) = spec.process_mut().as_mut().filter(|_| !order.env.is_empty()) {
-        process.env_mut().get_or_insert_default().extend(order.env);
+        process.env_mut().get_or_insert_default().append(&mut order.env);
     }
     let (mut limits, mut cgroups) = (Limits::default(), Cgroups::default());
     if order.cgroup {
@@ -180,15 +213,19 @@ pub fn prepare(
         oci_version: spec.version().clone(),
         rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
         bundle: if matches!(order.source, Source::Bundle { .. }) { bundle.clone() } else { PathBuf::new() },
+        config: match &order.source {
+            Source::Bundle { config: Some(file), .. } => std::path::absolute(file).ok(),
+            _ => None,
+        },
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        labels: order.labels,
+        labels: std::mem::take(&mut order.labels),
         created: jiff::Timestamp::now().to_string(),
         cgroups,
         owner: rustix::process::getuid().as_raw(),
         manager: order.manager,
         auto_remove: order.auto_remove,
         embedded_in: (order.manager == Manager::Embedded).then(own_record),
-        id: order.id,
+        id: std::mem::take(&mut order.id),
     };
     let dir = root.reserve(&state)?;
     let mut reserved = Reserved { dir, cgroups: Cgroups::default(), kept: false };
@@ -201,13 +238,27 @@ pub fn prepare(
     let few_processes = few_processes(&mut limits, &state.cgroups)?;
     limits.apply(&state.cgroups)?;
     let entrance = state.cgroups.entrance()?;
-    let mut terminal = false;
     if let Some(process) = spec.process() {
-        terminal = process.terminal().unwrap_or(false);
         reserved.dir.process(INIT).create(process)?;
     }
     let kept = Kept { callers_keyring: !order.new_keyring, ..Kept::of(&spec) };
     reserved.dir.write_kept(&kept)?;
+    Ok(Reservation { spec, bundle, state, kept, notes, reserved, few_processes, entrance, order })
+}
+
+/// Prepares a container. `io` is asked for once the container's folder exists, since it may hold the output files; it is
+/// told whether the configuration asks for a terminal.
+///
+/// # Errors
+/// One line that names the field, path or step; nothing is left behind.
+pub fn prepare(
+    root: &StateRoot,
+    order: Order,
+    io: impl FnOnce(&ContainerDir, bool) -> Result<Io, PrepareError>,
+) -> Result<Prepared, PrepareError> {
+    let reservation = reserve(root, order)?;
+    let terminal = reservation.terminal();
+    let Reservation { spec, bundle, state, kept, notes, reserved, few_processes, entrance, order } = reservation;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
     let without_cgroup = order.cgroup && state.cgroups.is_empty();

@@ -17,6 +17,7 @@
 //! - [`procfs`] and [`waiting`]: what the above read and how they wait;
 //! - [`guest`]: for tests that ask for another kernel than the host's;
 //! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
+//! - [`redis`]: a bundle with a server that has data and clients;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
 //! - [`wire`]: a client of the RPC that keeps to no rule;
 //! - [`spdx`]: licence expressions, for the dependency check.
@@ -39,6 +40,7 @@ pub mod guest;
 pub mod podman;
 pub mod procfs;
 pub mod racer;
+pub mod redis;
 pub mod resp;
 pub mod sandbox;
 pub mod spdx;

@@ -1,11 +1,14 @@
-//! A terminal for a program that wants one.
+//! A terminal for a program that wants one, and the receiver of a container's.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -63,4 +66,24 @@ impl Device {
     pub(crate) fn stdio(&self) -> Stdio {
         self.slave.try_clone().expect("a free descriptor").into()
     }
+}
+
+/// Accepts one connection and takes the descriptor that comes on it, as whoever names a `--console-socket` does.
+///
+/// # Panics
+/// When none comes.
+#[must_use]
+pub fn receive(listener: &UnixListener) -> OwnedFd {
+    let (connection, _) = listener.accept().unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 64];
+    let got =
+        rustix::net::recvmsg(&connection, &mut [IoSliceMut::new(&mut name)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
+    assert!(got.unwrap().bytes > 0, "a message without a byte");
+    let fds = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    fds.expect("a descriptor")
 }

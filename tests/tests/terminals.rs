@@ -3,31 +3,14 @@
 //! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test terminals` asks the same of runc.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
+use brood_tests::terminal::receive;
 use brood_tests::{Bundle, Container, binaries, waiting};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use serde_json::json;
-
-/// Accepts one connection and takes the descriptor that comes on it.
-fn receive(listener: &UnixListener) -> OwnedFd {
-    let (connection, _) = listener.accept().unwrap();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut name = [0; 64];
-    let got =
-        rustix::net::recvmsg(&connection, &mut [IoSliceMut::new(&mut name)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-    assert!(got.unwrap().bytes > 0, "a message without a byte");
-    let fds = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    fds.expect("a descriptor")
-}
 
 /// Reads a terminal until its last user has closed it.
 fn read_all(master: OwnedFd) -> String {

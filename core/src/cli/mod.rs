@@ -4,6 +4,7 @@
 //! standard error, one line each; 125 means that Brood itself failed, 126 and 127 that the program could not be run.
 
 mod attached;
+mod checkpoint;
 mod daemon;
 mod exec;
 mod lifecycle;
@@ -83,6 +84,11 @@ enum Command {
     /// Remove a stopped container
     #[command(alias = "delete")]
     Rm(lifecycle::RmArgs),
+    /// Checkpoints of containers: create, list and rm
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
+    /// Let a container go on from a checkpoint
+    Restore(checkpoint::RestoreArgs),
     /// List the containers
     #[command(visible_aliases = ["ls", "ps"])]
     List(query::ListArgs),
@@ -159,6 +165,8 @@ fn dispatch(cli: Cli, role: Option<Role>) -> anyhow::Result<ExitCode> {
         Command::Wait(args) => lifecycle::wait(&place, &args),
         Command::Kill(args) => lifecycle::kill(&place, &args),
         Command::Rm(args) => lifecycle::rm(&place, &args),
+        Command::Checkpoint(command) => checkpoint::checkpoint(&place, &command),
+        Command::Restore(args) => checkpoint::restore(&place, args),
         Command::List(args) => query::list(&place, &args),
         Command::State(args) => query::state(&place, &args.id),
         Command::Events(args) => query::events(&place, &args),

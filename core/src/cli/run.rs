@@ -46,13 +46,13 @@ pub(super) struct CreateArgs {
 }
 
 #[derive(Args)]
-struct CommonArgs {
+pub(super) struct CommonArgs {
     /// A label, kept with the container
     #[arg(long = "label", value_name = "KEY=VALUE")]
-    labels: Vec<String>,
+    pub(super) labels: Vec<String>,
     /// Go on without what this version does not support, with a warning
     #[arg(long)]
-    ignore_unsupported: bool,
+    pub(super) ignore_unsupported: bool,
 }
 
 #[derive(Args)]
@@ -135,6 +135,7 @@ pub(super) fn run(place: &Place, args: RunArgs) -> anyhow::Result<ExitCode> {
         start: true,
         auto_remove: args.rm,
         ignore_unsupported: args.common.ignore_unsupported,
+        checkpoint: None,
         id,
     };
     let remote = place.try_with_line(async |line| run_remote(line, create.clone(), &args).await)?;
@@ -206,6 +207,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
             start: true,
             auto_remove: false,
             ignore_unsupported: create.ignore_unsupported,
+            checkpoint: None,
         };
         let result = run_locally(&supervisor, order, signals, console).await;
         if tokio::time::timeout(SWEEP_PATIENCE, sweep).await.is_err() {

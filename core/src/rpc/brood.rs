@@ -15,7 +15,7 @@ use super::stdio::Tickets;
 use super::{API_VERSION, events, oneshot};
 use crate::limits::{INLINE_CONFIG_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::registry::{Failure, FailureKind};
-use crate::supervisor::{Order, Supervisor};
+use crate::supervisor::{CheckpointFolder, Order, Supervisor};
 
 pub(super) struct BroodServer {
     supervisor: Rc<Supervisor>,
@@ -166,6 +166,8 @@ impl BroodServer {
             Ok(stdio) => stdio,
             Err(failure) => return Ok(Err(failure)),
         };
+        let name = request.get_checkpoint()?.to_string()?;
+        let directory = request.get_checkpoint_directory()?.to_str()?.into();
         let labels = labels_from(request.get_labels()?)?;
         if labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > LABEL_BYTES_MAX {
             return Ok(Err(invalid(format!("labels: longer than {LABEL_BYTES_MAX} bytes"))));
@@ -178,6 +180,7 @@ impl BroodServer {
             start: request.get_start(),
             auto_remove: request.get_auto_remove(),
             ignore_unsupported: request.get_ignore_unsupported(),
+            checkpoint: (!name.is_empty()).then_some(CheckpointFolder { directory, name }),
         }))
     }
 }

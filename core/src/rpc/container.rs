@@ -5,7 +5,7 @@ use std::rc::Rc;
 use brood_schema::brood_capnp::container as schema;
 use capnp::Error;
 
-use super::convert::{put_failure, put_outcome, put_state};
+use super::convert::{checkpoint_from, put_checkpoint, put_failure, put_outcome, put_state};
 use super::handle::{Handle, signal};
 use super::meter::Share;
 use super::peer::Peer;
@@ -102,6 +102,60 @@ impl schema::Server for ContainerServer {
             Err(failure) => Handle::Failed(failure),
         };
         results.set_process(capnp_rpc::new_client(ProcessServer::new(handle, share)));
+        Ok(())
+    }
+
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: schema::CheckpointParams,
+        mut results: schema::CheckpointResults,
+    ) -> Result<(), Error> {
+        let request = params.get()?.get_request()?;
+        let directory = request.get_directory()?.to_str()?.into();
+        let checkpoint = checkpoint_from(request.get_checkpoint()?)?;
+        let outcome = match self.handle.target() {
+            Ok((supervisor, container)) => supervisor.checkpoint(container, directory, checkpoint).await,
+            Err(failure) => Err(failure),
+        };
+        put_outcome(results.get().init_outcome(), outcome.as_ref().copied());
+        Ok(())
+    }
+
+    async fn checkpoints(
+        self: Rc<Self>,
+        params: schema::CheckpointsParams,
+        mut results: schema::CheckpointsResults,
+    ) -> Result<(), Error> {
+        let directory = params.get()?.get_request()?.get_directory()?.to_str()?.into();
+        let found = match self.handle.target() {
+            Ok((supervisor, container)) => supervisor.checkpoints(container, directory).await,
+            Err(failure) => Err(failure),
+        };
+        let outcome = results.get().init_outcome();
+        match found {
+            Ok(checkpoints) => {
+                let mut list = outcome.init_checkpoints(checkpoints.len() as u32);
+                for (index, checkpoint) in (0..).zip(&checkpoints) {
+                    put_checkpoint(list.reborrow().get(index), checkpoint);
+                }
+            }
+            Err(failure) => put_failure(outcome.init_failure(), &failure),
+        }
+        Ok(())
+    }
+
+    async fn delete_checkpoint(
+        self: Rc<Self>,
+        params: schema::DeleteCheckpointParams,
+        mut results: schema::DeleteCheckpointResults,
+    ) -> Result<(), Error> {
+        let request = params.get()?.get_request()?;
+        let (directory, name) = (request.get_directory()?.to_str()?.into(), request.get_name()?.to_string()?);
+        let outcome = match self.handle.target() {
+            Ok((supervisor, container)) => supervisor.delete_checkpoint(container, directory, name).await,
+            Err(failure) => Err(failure),
+        };
+        put_outcome(results.get().init_outcome(), outcome.as_ref().copied());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use brood_launcher::checkpoint::named::Checkpoint;
 use brood_launcher::state::{ExitRecord, Status};
 use brood_schema::brood_capnp as schema;
 use capnp::struct_list;
@@ -22,6 +23,26 @@ pub(super) fn put_entries(mut to: struct_list::Builder<'_, schema::key_value::Ow
         entry.set_key(key);
         entry.set_value(value);
     }
+}
+
+pub(crate) fn checkpoint_from(from: schema::checkpoint::Reader<'_>) -> capnp::Result<Checkpoint> {
+    Ok(Checkpoint {
+        name: from.get_name()?.to_string()?,
+        created: from.get_created_text()?.to_string()?,
+        exit: from.get_exit(),
+        tcp: from.get_tcp(),
+        unix_sockets: from.get_unix_sockets(),
+        shell: from.get_shell(),
+    })
+}
+
+pub(crate) fn put_checkpoint(mut to: schema::checkpoint::Builder<'_>, from: &Checkpoint) {
+    to.set_name(&from.name);
+    to.set_created_text(&from.created);
+    to.set_exit(from.exit);
+    to.set_tcp(from.tcp);
+    to.set_unix_sockets(from.unix_sockets);
+    to.set_shell(from.shell);
 }
 
 pub(super) fn put_exit(mut to: schema::exit::Builder<'_>, from: &ExitRecord) {

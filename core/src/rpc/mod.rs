@@ -33,13 +33,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
 pub use connection::Door;
-pub(crate) use convert::{exit_from, failure_from, labels_from};
+pub(crate) use convert::{checkpoint_from, exit_from, failure_from, labels_from, put_checkpoint};
 
 use crate::limits::RPC_TRAVERSAL_WORDS_MAX;
 use crate::supervisor::Supervisor;
 
 /// Counts changes of the schema.
-pub const API_VERSION: u32 = 2;
+pub const API_VERSION: u32 = 3;
 /// Bytes read from and written to a connection at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
 

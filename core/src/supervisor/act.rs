@@ -1,6 +1,6 @@
 //! The effects: the only code that acts.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use brood_launcher::report::errno_text;
@@ -143,7 +143,10 @@ impl Supervisor {
             let Some(record) = records.get(&instance) else { return };
             let Some(pidfd) = &record.pidfd else { return };
             match record.reaper {
-                Reaper::Us => peek(pidfd.as_fd()),
+                Reaper::Us => match peek(pidfd.as_fd(), WaitIdOptions::NOHANG) {
+                    Some(exit) => exit,
+                    None => return self.await_tracer(instance, pidfd.try_clone()),
+                },
                 // It will tell us; what it tells is as good as what we could see.
                 Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => {
                     return self.inherited.borrow_mut().await_keeper(instance);
@@ -157,15 +160,29 @@ impl Supervisor {
         };
         self.event(instance, Event::Exited(exit));
     }
+
+    /// It ended under a tracer (CRIU makes a checkpoint, somebody looks with strace(1)), and nobody else sees its status until
+    /// that lets go (ptrace(2)).
+    fn await_tracer(self: &Rc<Self>, instance: Instance, pidfd: std::io::Result<OwnedFd>) {
+        let wait = move || pidfd.ok().and_then(|pidfd| peek(pidfd.as_fd(), WaitIdOptions::empty()));
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move {
+            let unknown = || ExitRecord::unknown("its handle became readable without an exit", now_ns());
+            let exit = supervisor.blocking(wait).await.ok().flatten().unwrap_or_else(unknown);
+            supervisor.event(instance, Event::Exited(exit));
+        });
+    }
 }
 
-/// The status of a child of ours, which stays a zombie.
-fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
-        Ok(Some(status)) => ExitRecord::of(&status, now_ns()),
-        Ok(None) => ExitRecord::unknown("its handle became readable without an exit", now_ns()),
-        Err(errno) => ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns()),
+/// The status of a child of ours, which stays a zombie; `None` when there is none to be had yet.
+fn peek(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Option<ExitRecord> {
+    let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    loop {
+        return match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
+            Ok(status) => status.map(|status| ExitRecord::of(&status, now_ns())),
+            Err(Errno::INTR) => continue,
+            Err(errno) => Some(ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns())),
+        };
     }
 }
 

@@ -9,7 +9,7 @@ use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
 use tokio::io::Interest;
@@ -38,6 +38,32 @@ pub(super) struct Hooked {
     pid: i32,
 }
 
+impl Order {
+    /// As the launcher takes it, and the standard descriptors.
+    pub(super) fn for_launcher(self, manager: Manager) -> (prepare::Order, StdioOrder) {
+        let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported, checkpoint: _ } = self;
+        // A daemon's containers outlive it; those of a single command end with it.
+        let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
+        let (park, cgroup) = (!start, true);
+        let order = prepare::Order {
+            id,
+            source,
+            labels,
+            park,
+            manager,
+            die_with_parent,
+            ignore_unsupported,
+            auto_remove,
+            cgroup,
+            no_pivot: false,
+            new_keyring: true,
+            preserve: Vec::new(),
+            env: Vec::new(),
+        };
+        (order, stdio)
+    }
+}
+
 impl Supervisor {
     pub(super) fn begin_launch(self: &Rc<Self>, instance: Instance, ticket: Ticket) {
         let Some(work) = self.orders.borrow_mut().remove(&ticket) else {
@@ -47,6 +73,13 @@ impl Supervisor {
     }
 
     async fn launch(self: Rc<Self>, instance: Instance, work: Work) {
+        let work = match work {
+            Work::Container(mut order) => match order.checkpoint.take() {
+                Some(from) => return self.restore(instance, order, from).await,
+                None => Work::Container(order),
+            },
+            exec => exec,
+        };
         let deadline = Deadline::after(self.settings.start_timeout, "set up");
         // What is given up here undoes itself when it is done: the reservation is dropped, a late child is killed.
         let cloned = deadline.keep(async {
@@ -95,25 +128,7 @@ impl Supervisor {
     async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<Cloned, Failure> {
         let (root, manager) = (self.settings.root.clone(), self.settings.manager);
         let prepare = move || {
-            let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported } = order;
-            // A daemon's containers outlive it; those of a single command end with it.
-            let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
-            let (park, cgroup) = (!start, true);
-            let order = prepare::Order {
-                id,
-                source,
-                labels,
-                park,
-                manager,
-                die_with_parent,
-                ignore_unsupported,
-                auto_remove,
-                cgroup,
-                no_pivot: false,
-                new_keyring: true,
-                preserve: Vec::new(),
-                env: Vec::new(),
-            };
+            let (order, stdio) = order.for_launcher(manager);
             prepare::prepare(&root, order, |dir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
@@ -216,8 +231,10 @@ pub(super) async fn read_reports(from: &AsyncFd<OwnedFd>) -> std::io::Result<Rep
 pub(super) fn open_stdio(order: StdioOrder, dir: &ProcessDir) -> Result<Io, Errno> {
     let null = |flags| rustix::fs::open(c"/dev/null", flags | OFlags::CLOEXEC, Mode::empty());
     let file = |name: &str| {
-        let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::open(dir.path().join(name), flags, Mode::from_raw_mode(0o600))
+        let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::CLOEXEC;
+        // O_NOFOLLOW would stay with the file, and CRIU gives that another one by way of a link in /proc.
+        let (mode, resolve) = (Mode::from_raw_mode(0o600), ResolveFlags::NO_SYMLINKS);
+        rustix::fs::openat2(CWD, dir.path().join(name), flags, mode, resolve)
     };
     Ok(Io::Descriptors(match order {
         StdioOrder::Terminal(socket) => return Ok(Io::Terminal(socket)),
@@ -236,7 +253,7 @@ pub(super) fn launch_failure(error: &LaunchError) -> Failure {
     }
 }
 
-fn prepare_failure(error: PrepareError) -> Failure {
+pub(super) fn prepare_failure(error: PrepareError) -> Failure {
     let kind = match &error {
         PrepareError::Id(_) | PrepareError::Io(_) => FailureKind::InvalidRequest,
         PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup | PrepareError::Limit(_) => {

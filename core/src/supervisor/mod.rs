@@ -9,10 +9,11 @@
 //! One thread. An input is handled to the end, all its effects included, before the next one; effects that take time
 //! (launch, release, removal) run as tasks and come back as events.
 //!
-//! Reading order: here; `act` for the effects; `launch` and `exec` for the way from order to running, `start` for that
-//! from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left.
+//! Reading order: here; `act` for the effects; `launch`, `exec` and `checkpoint` for the way from order to running, `start`
+//! for that from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left.
 
 mod act;
+mod checkpoint;
 mod exec;
 mod hooks;
 mod launch;
@@ -20,6 +21,7 @@ mod recover;
 mod remove;
 mod start;
 
+pub use checkpoint::CheckpointFolder;
 pub use exec::ExecOrder;
 
 use std::cell::{Cell, RefCell};
@@ -40,7 +42,7 @@ use tokio::sync::oneshot;
 
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
-use crate::limits::{BLOCKING_THREADS_MAX, HOOK_STARTS_MAX};
+use crate::limits::{BLOCKING_THREADS_MAX, CHECKPOINTS_MAX, HOOK_STARTS_MAX};
 use crate::reactor::{Exits, Kind};
 use crate::registry::{
     Command, Event, Failure, FailureKind, Inherited, Input, Instance, ProcessCommand, Reaper, Registry, Reply, Target,
@@ -88,6 +90,8 @@ pub struct Order {
     pub auto_remove: bool,
     /// Go on without what is not supported.
     pub ignore_unsupported: bool,
+    /// Go on from a checkpoint: its folder and its name.
+    pub checkpoint: Option<CheckpointFolder>,
 }
 
 /// Where the standard descriptors come from.
@@ -282,6 +286,8 @@ pub struct Supervisor {
     keeper: Option<KeeperLink>,
     inherited: RefCell<Inherited>,
     blocking: tokio::sync::Semaphore,
+    /// Shared by all that CRIU does.
+    criu: tokio::sync::Semaphore,
     hook_starts: tokio::sync::Semaphore,
     /// Nothing new is begun: another supervisor is about to take over.
     draining: Cell<bool>,
@@ -323,6 +329,7 @@ impl Supervisor {
             keeper,
             inherited: RefCell::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
+            criu: tokio::sync::Semaphore::new(CHECKPOINTS_MAX),
             hook_starts: tokio::sync::Semaphore::new(HOOK_STARTS_MAX),
             draining: Cell::new(false),
             settled: tokio::sync::Notify::new(),

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::mount::{attach, clone_mount, new_filesystem};
@@ -61,8 +61,23 @@ impl Child<'_> {
     fn null(&self) -> Result<OwnedFd, Failure> {
         let null = open_inside(self.root()?, c"/dev/null", OFlags::NOFOLLOW, false).during(Op::Resolve)?;
         let stat = rustix::fs::fstat(&null).during(Op::Resolve)?;
-        let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-            && stat.st_rdev == rustix::fs::makedev(1, 3);
-        if is_null { Ok(null) } else { Err(Failure { op: Op::WrongObject, errno: Errno::NODEV }) }
+        if is_null(&stat) { Ok(null) } else { Err(Failure { op: Op::WrongObject, errno: Errno::NODEV }) }
     }
+
+    /// The same, for reading and writing.
+    pub(super) fn open_null(&self) -> Result<OwnedFd, Failure> {
+        // Looked at first: to open another device may do something.
+        self.null()?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let null =
+            rustix::fs::openat2(self.root()?, c"/dev/null", flags, Mode::empty(), resolve).during(Op::Resolve)?;
+        let stat = rustix::fs::fstat(&null).during(Op::Resolve)?;
+        if is_null(&stat) { Ok(null) } else { Err(Failure { op: Op::WrongObject, errno: Errno::NODEV }) }
+    }
+}
+
+/// Whether it is the device 1:3.
+pub(super) fn is_null(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3)
 }

@@ -1,10 +1,12 @@
 //! Who the process is: descriptors 0 to 2, directory, user, groups, capabilities.
 
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 
 use rustix::fs::{FileType, Gid, OFlags, Uid};
 use rustix::io::Errno;
 
+use super::hide::is_null;
 use super::target::open_inside;
 use super::{Child, Done, During, Failure};
 use crate::plan::{CapabilitySets, FdIndex};
@@ -14,14 +16,19 @@ use crate::sys;
 impl Child<'_> {
     /// Takes descriptors 0 to 2, and lets no other one through execve(2). Not at the exec itself: a seccomp filter may be
     /// in force by then that forbids close_range(2). What is opened from here on is close-on-exec from its birth.
+    ///
+    /// In the place of the host's /dev/null comes the container's, as with runc: CRIU can name no file that is in none of
+    /// the container's mounts.
     pub(super) fn stdio(&self, fds: [FdIndex; 3], uid: u32) -> Done {
         for (index, number) in fds.into_iter().zip(0..) {
             let fd = self.fd(index)?;
-            sys::dup_to(fd, number).during(Op::Duplicate)?;
+            let stat = rustix::fs::fstat(fd).during(Op::Own)?;
+            // A container that has none, or something else of that name, keeps the host's.
+            let null = if is_null(&stat) { self.open_null().ok() } else { None };
+            sys::dup_to(null.as_ref().map_or(fd, AsFd::as_fd), number).during(Op::Duplicate)?;
             // `echo x > /dev/stderr` re-opens by path and needs the owner's right; a terminal or /dev/null of the host
             // keeps its owner. Refusals (user namespace, read-only file system) leave things as they are.
             if uid != 0 {
-                let stat = rustix::fs::fstat(fd).during(Op::Own)?;
                 let kind = FileType::from_raw_mode(stat.st_mode);
                 if kind == FileType::Fifo || (kind == FileType::RegularFile && number != 0) {
                     match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None::<Gid>) {

@@ -31,11 +31,20 @@ use crate::plan::{FdIndex, Plan, Step};
 use crate::report::{Op, Report};
 use crate::sys::{self, CStrArray};
 
+pub(crate) use target::open_or_make_path;
+
 /// Why a step failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failure {
     op: Op,
     errno: Errno,
+}
+
+impl Failure {
+    /// The kernel's reason.
+    pub(crate) fn errno(self) -> Errno {
+        self.errno
+    }
 }
 
 type Done = Result<(), Failure>;

@@ -50,7 +50,7 @@ pub(super) fn open_or_make(root: BorrowedFd<'_>, target: &Target, kind: TargetKi
 }
 
 /// The same, for a target of our own.
-pub(super) fn open_or_make_path(
+pub(crate) fn open_or_make_path(
     root: BorrowedFd<'_>,
     path: &CStr,
     kind: TargetKind,

@@ -36,6 +36,7 @@ pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
 pub use mount_options::known_options as known_mount_options;
+pub(crate) use mounts::bind_trees;
 pub use step::Step;
 
 use crate::cgroup::Entrance;

@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDeviceType, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -161,6 +161,34 @@ pub(super) fn list(
     }
     steps.append(&mut last);
     Ok(())
+}
+
+/// The bind mounts of a configuration alone, for a restore: position, and the tree with all that is asked of it. Those of
+/// what the container itself mounts have none.
+///
+/// # Errors
+/// As [`super::build`]'s.
+pub(crate) fn bind_trees(spec: &Spec, bundle: &Path) -> Result<Vec<(usize, OwnedFd)>, PlanError> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let own_users = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    let names = RootNames::of(spec, bundle);
+    let mut binds = Binds { spec, bundle, root: &names, own_users, mapped: id_maps::Namespaces::new(spec, None) };
+    let mut trees = Vec::new();
+    for (position, mount) in spec.mounts().iter().flatten().enumerate() {
+        let field = format!("mounts[{position}]");
+        let no_options = Vec::new();
+        let options = Options::parse(&format!("{field}.options"), mount.options().as_ref().unwrap_or(&no_options))?;
+        if options.remount || !(options.bind || mount.typ().as_deref() == Some("bind")) {
+            continue;
+        }
+        let mut launch = Launch::default();
+        let entry = Entry { field: &field, index: 0, destination: mount.destination(), mount };
+        let step = binds.step(&entry, &options, &mut launch, &[])?;
+        if matches!(step, Step::MountTree { source: TreeSource::Opened(_), .. }) {
+            trees.extend(launch.fds.pop().map(|tree| (position, tree)));
+        }
+    }
+    Ok(trees)
 }
 
 fn filesystem(entry: &Entry<'_>, fstype: &str, options: Options, last: &mut Vec<Step>) -> Result<Step, PlanError> {

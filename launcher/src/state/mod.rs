@@ -105,6 +105,9 @@ pub struct ContainerState {
     pub id: String,
     /// Absolute path of the bundle; empty for a default bundle.
     pub bundle: PathBuf,
+    /// Absolute path of the configuration, when it is not the bundle's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
     /// Absolute path of the root file system.
     pub rootfs: PathBuf,
     /// Of the configuration.
@@ -124,6 +127,14 @@ pub struct ContainerState {
     pub owner: u32,
     /// Who looks after it: only its own supervisor takes a container over after a restart.
     pub manager: Manager,
+}
+
+impl ContainerState {
+    /// Where its configuration came from, if it has a bundle.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| self.bundle.join(crate::config::FILE_NAME))
+    }
 }
 
 /// Who looks after a container.

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use brood_launcher::checkpoint::CRIU_CONFIG_ANNOTATION;
 use brood_launcher::config;
 use brood_launcher::plan::known_mount_options;
 use brood_launcher::seccomp;
@@ -107,9 +108,12 @@ fn document() -> Value {
             "mountExtensions": { "idmap": { "enabled": accepts(json!({ "mounts": [idmapped()] })) } },
             "netDevices": { "enabled": accepts_linux("netDevices", json!({ "eth0": { "name": "x" } })) },
         },
-        "annotations": { "org.opencontainers.brood.version": env!("CARGO_PKG_VERSION") },
-        // No annotation changes what is done.
-        "potentiallyUnsafeConfigAnnotations": [],
+        "annotations": {
+            "org.opencontainers.brood.version": env!("CARGO_PKG_VERSION"),
+            // As runc has it, for whoever looks for that.
+            "org.opencontainers.runc.checkpoint.enabled": "true",
+        },
+        "potentiallyUnsafeConfigAnnotations": [CRIU_CONFIG_ANNOTATION],
     })
 }
 

@@ -106,7 +106,9 @@ pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
     let record = wait(&forwarder, &spawned, console)?;
     runtime.messages.debug(&format!("process {}: ended with status {}", spawned.pid, record.status));
-    dir.process(INIT).write_exit(&record)?;
+    if dir.path().exists() {
+        dir.process(INIT).write_exit(&record)?;
+    }
     if !args.keep {
         lifecycle::remove(runtime, &dir)?;
     }
@@ -254,7 +256,8 @@ impl Launching<'_> {
     }
 }
 
-fn end(spawned: &Spawned) -> anyhow::Result<()> {
+/// Kills and reaps.
+pub fn end(spawned: &Spawned) -> anyhow::Result<()> {
     let _ = rustix::process::pidfd_send_signal(&spawned.pidfd, rustix::process::Signal::KILL);
     reap(spawned.pidfd.as_fd()).map(drop)
 }
@@ -276,7 +279,7 @@ pub fn inherit() -> Result<Stdio, rustix::io::Errno> {
     })
 }
 
-fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
+pub fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
     brood_launcher::state::replace_file(path, pid.to_string().as_bytes(), 0o644).context("--pid-file")
 }
 

@@ -4,6 +4,7 @@
 //! callers parse both. `run` exits with the container's status, or 1; `exec` with the process's, or 255; every other
 //! command with 0 or 1.
 
+mod checkpoint;
 mod console;
 mod documents;
 mod exec;
@@ -104,6 +105,10 @@ enum Command {
     Pause(IdArgs),
     /// Let a paused container go on
     Resume(IdArgs),
+    /// Write a running container's processes to images, by CRIU
+    Checkpoint(checkpoint::CheckpointArgs),
+    /// Let a container go on from its images, and wait for it and delete it
+    Restore(checkpoint::RestoreArgs),
     /// Send a signal to a container's init process
     Kill(lifecycle::KillArgs),
     /// Remove what a stopped container holds
@@ -173,7 +178,7 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Version => return documents::version(),
         _ => {}
     }
-    let makes_cgroup = matches!(command, Command::Create(_) | Command::Run(_));
+    let makes_cgroup = matches!(command, Command::Create(_) | Command::Run(_) | Command::Restore(_));
     let by_systemd = cli.systemd_cgroup || cli.cgroup_manager == CgroupManager::Systemd;
     anyhow::ensure!(
         !(makes_cgroup && by_systemd),
@@ -204,6 +209,8 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::ps(&runtime, &args),
         Command::Pause(args) => lifecycle::pause(&runtime, &args.id),
         Command::Resume(args) => lifecycle::resume(&runtime, &args.id),
+        Command::Checkpoint(args) => checkpoint::checkpoint(&runtime, args),
+        Command::Restore(args) => checkpoint::restore(&runtime, args),
         Command::Kill(args) => lifecycle::kill(&runtime, &args),
         Command::Delete(args) => lifecycle::delete(&runtime, &args),
         Command::List(args) => list::list(&runtime, &args),

@@ -9,7 +9,7 @@ use crate::limits::WAITERS_PER_CONTAINER_MAX;
 mod execs;
 
 fn exit(status: u8) -> ExitRecord {
-    ExitRecord { status, signal: None, reason: None, time_ns: 1 }
+    ExitRecord { status, time_ns: 1, ..ExitRecord::default() }
 }
 
 fn failure() -> Failure {

@@ -13,7 +13,7 @@
 //! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
 //!
 //! Reading order: `host` (which hierarchies there are), `directory` (one directory's life), `members` (listed, frozen, killed),
-//! `settings` (what `linux.resources` means in files), `limits` (writing them).
+//! `settings` (what `linux.resources` means in files), `limits` (writing them), `stats` (what the container uses).
 
 mod directory;
 mod events;
@@ -21,6 +21,7 @@ mod host;
 mod limits;
 mod members;
 mod settings;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
+pub use stats::{OomWatch, Stats};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]

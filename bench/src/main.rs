@@ -8,6 +8,7 @@ mod bundle;
 mod chart;
 mod contenders;
 mod daemon;
+mod devices;
 mod exec;
 mod floor;
 mod idle;
@@ -46,6 +47,8 @@ enum Command {
     Idle(idle::Options),
     /// Time to compile and to install docker's default seccomp profile
     Seccomp(seccomp::Options),
+    /// Time to put device rules in force on cgroup v2 and v1
+    Devices(devices::Options),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Exec(options) => exec::run(&options),
         Command::Idle(options) => idle::run(&options),
         Command::Seccomp(options) => seccomp::run(&options),
+        Command::Devices(options) => devices::run(&options),
     };
     match result {
         Ok(status) => status,

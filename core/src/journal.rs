@@ -37,6 +37,9 @@ pub struct JournalEvent {
     pub process: String,
     /// In the supervisor's pid namespace.
     pub pid: i32,
+    /// Of a process that has ended: with the pid its name for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<u64>,
     /// Of an exit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitRecord>,
@@ -152,6 +155,12 @@ impl Journal {
         self.last_seq
     }
 
+    /// The last event.
+    #[must_use]
+    pub fn last(&self) -> Option<&JournalEvent> {
+        self.kept.back().map(Rc::as_ref)
+    }
+
     /// At most `limit` events after `cursor`.
     #[must_use]
     pub fn after(&self, cursor: u64, limit: usize) -> Page {
@@ -193,7 +202,7 @@ mod tests {
 
     fn event(id: &str) -> JournalEvent {
         let (kind, process) = ("exit".to_owned(), "init".to_owned());
-        JournalEvent { seq: 0, time: 5, kind, id: id.into(), process, pid: 1, exit: None }
+        JournalEvent { seq: 0, time: 5, kind, id: id.into(), process, pid: 1, start_time: None, exit: None }
     }
 
     #[test]

@@ -10,12 +10,14 @@
 //! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
 //! 8. [`hooks`]: programs of the host's that the runtime runs at points of a container's life.
 //! 9. [`rootless`]: the user namespace in which an ordinary user launches; [`userns`]: those for mounts with ids of their own.
-//! 10. [`seccomp`]: a profile to the program that the kernel runs at every system call.
+//! 10. [`seccomp`]: a profile to the program that the kernel runs at every system call; [`devices`]: device rules to the one
+//!     that it runs for a cgroup.
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
 
 pub mod cgroup;
 pub mod config;
+pub mod devices;
 pub mod exec;
 pub mod hooks;
 pub mod plan;

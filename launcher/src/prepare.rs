@@ -133,7 +133,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        self.dir.process(INIT).record_pid(pid)
+        self.dir.process(INIT).record_pid(pid, false)
     }
 
     /// The container exists now: from here on `delete` is what removes it.

@@ -24,7 +24,7 @@ pub enum RemoveError {
 /// # Errors
 /// The cgroup or the folder cannot be removed.
 pub fn remove(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Vec<String>, RemoveError> {
-    let was_cloned = dir.process(INIT).read_pid().is_ok();
+    let was_cloned = dir.process(INIT).was_cloned();
     let kept = dir.read_kept();
     state.cgroups.kill_and_remove(patience)?;
     dir.remove()?;

@@ -319,3 +319,30 @@ fn without_a_hierarchy_a_limit_is_refused_and_a_container_runs() {
     assert!(run(&bundle).expect(1).one_line_error().contains("linux.cgroupsPath"));
     assert!(fs::read_dir(sandbox.root()).unwrap().next().is_none());
 }
+
+/// A mount that may be written shows the container's own cgroups, and of others nothing that could be written.
+#[test]
+fn a_writable_cgroup_mount_reaches_the_containers_own_only() {
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: it makes a cgroup in every hierarchy");
+        return;
+    }
+    for own_namespace in [true, false] {
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        if own_namespace {
+            brood_tests::config::add_namespace(&mut bundle.config, "cgroup");
+        }
+        let mount = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"] });
+        brood_tests::config::add_mount(&mut bundle.config, mount);
+        bundle.sh(
+            "cd /sys/fs/cgroup; for c in memory pids unified cpuset blkio; do mkdir $c/sub 2>/dev/null && echo $c; done; \
+             cat memory/cgroup.procs | wc -l; rmdir */sub",
+        );
+        bundle.write();
+        let ran = Hybrid.oci(&sandbox).args(["run", "--bundle"]).arg(bundle.path()).arg(sandbox.id("box")).run();
+        let lines: Vec<&str> = ran.stdout.lines().collect();
+        assert_eq!(lines[..3], ["memory", "pids", "unified"], "own cgroup namespace: {own_namespace}: {ran}");
+        assert!(lines[3].parse::<u32>().is_ok_and(|processes| processes <= 4), "{ran}");
+    }
+}

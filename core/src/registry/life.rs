@@ -27,6 +27,8 @@ pub(super) enum Phase {
     Running,
     /// The init process is gone.
     Stopped(ExitRecord),
+    /// It could not be created, and what was made of it could not be removed.
+    Failed(Failure),
     /// What it held is being removed, or will be once its execs are gone.
     Removing { replies: Vec<Ticket>, exit: Option<ExitRecord>, failure: Option<(Ticket, Failure)>, begun: bool },
 }
@@ -86,13 +88,13 @@ impl Life {
             | Phase::Created
             | Phase::Starting { .. }
             | Phase::Running => true,
-            Phase::Stopped(_) | Phase::Removing { .. } => false,
+            Phase::Stopped(_) | Phase::Failed(_) | Phase::Removing { .. } => false,
         }
     }
 
     /// Whether it lives or is being removed.
     pub(super) fn is_busy(&self) -> bool {
-        !matches!(self.phase, Phase::Stopped(_))
+        !matches!(self.phase, Phase::Stopped(_) | Phase::Failed(_))
     }
 
     /// Whether an exec may join.
@@ -124,6 +126,7 @@ impl Life {
             Phase::Starting { .. } => "being started",
             Phase::Running => "running",
             Phase::Stopped(_) => "stopped",
+            Phase::Failed(_) => "left over from a failed creation",
             Phase::Removing { .. } => "being deleted",
         };
         let message = format!("cannot {verb} {self}: it is {status}");
@@ -142,6 +145,7 @@ impl Life {
             | Phase::Starting { .. }
             | Phase::Running
             | Phase::Stopped(_)
+            | Phase::Failed(_)
             | Phase::Removing { .. } => self.refuse(ticket, "start", effects),
         }
     }
@@ -151,7 +155,9 @@ impl Life {
             Phase::Stopped(exit) | Phase::Removing { exit: Some(exit), .. } => {
                 effects.push(Effect::Reply(ticket, Reply::Exit(exit.clone())));
             }
-            Phase::Failing { failure, .. } | Phase::Removing { failure: Some((_, failure)), .. } => {
+            Phase::Failing { failure, .. }
+            | Phase::Failed(failure)
+            | Phase::Removing { failure: Some((_, failure)), .. } => {
                 effects.push(Effect::Reply(ticket, Reply::Refused(failure.clone())));
             }
             Phase::Removing { .. } => self.refuse(ticket, "wait for", effects),
@@ -181,7 +187,11 @@ impl Life {
                 let all = all && self.is_init();
                 effects.push(Effect::Signal { instance, signal, all, reply: Some(ticket) });
             }
-            Phase::Creating { .. } | Phase::Failing { .. } | Phase::Stopped(_) | Phase::Removing { .. } => {
+            Phase::Creating { .. }
+            | Phase::Failing { .. }
+            | Phase::Stopped(_)
+            | Phase::Failed(_)
+            | Phase::Removing { .. } => {
                 self.refuse(ticket, "kill", effects);
             }
         }
@@ -192,6 +202,9 @@ impl Life {
             Phase::Stopped(exit) => {
                 let exit = Some(exit.clone());
                 self.phase = Phase::Removing { replies: vec![ticket], exit, failure: None, begun: false };
+            }
+            Phase::Failed(_) => {
+                self.phase = Phase::Removing { replies: vec![ticket], exit: None, failure: None, begun: false };
             }
             Phase::Removing { replies, .. } => replies.push(ticket),
             // As soon as its exit has been told.
@@ -240,11 +253,11 @@ impl Life {
 
     pub(super) fn set_up_failed(&mut self, instance: Instance, failure: Failure, effects: &mut Vec<Effect>) {
         let Phase::Creating { reply, early_exit } = &mut self.phase else { return };
-        let (reply, reaped) = (*reply, early_exit.take().is_some());
+        let (reply, ended) = (*reply, early_exit.take().is_some());
         self.fail_waiters(&failure, effects);
-        if reaped {
+        if ended {
             self.phase = removing(reply, failure);
-            effects.push(Effect::Reap(instance));
+            effects.push(Effect::Discard(instance));
         } else {
             self.phase = Phase::Failing { reply, failure };
             // It is on its way out by itself, unless it hangs; the kill makes that certain.
@@ -285,12 +298,12 @@ impl Life {
             Phase::Creating { early_exit, .. } | Phase::Starting { early_exit, .. } => *early_exit = Some(exit),
             Phase::Failing { reply, failure } => {
                 self.phase = removing(*reply, failure.clone());
-                effects.push(Effect::Reap(instance));
+                effects.push(Effect::Discard(instance));
             }
             // Told by `tell_exit`, which may have to wait.
             Phase::Created | Phase::Running => self.ended = self.ended.take().or(Some(exit)),
             // A process ends once.
-            Phase::Stopped(_) | Phase::Removing { .. } => {}
+            Phase::Stopped(_) | Phase::Failed(_) | Phase::Removing { .. } => {}
         }
     }
 
@@ -339,30 +352,28 @@ impl Life {
         let Phase::Removing { replies, exit, failure, begun: true } = &mut self.phase else { return false };
         let mut replies = std::mem::take(replies);
         replies.append(&mut self.deleters);
-        if let Some((ticket, failure)) = failure.take() {
-            effects.push(Effect::Forget(instance));
-            effects.push(Effect::Reply(ticket, Reply::Refused(failure)));
-            // Whoever wanted it gone has what they wanted.
-            effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
-            return true;
+        let (exit, creation) = (exit.take(), failure.take());
+        let was_created = exit.is_some();
+        let refused = |(ticket, failure)| Effect::Reply(ticket, Reply::Refused(failure));
+        if let Err(problem) = result {
+            // It keeps its name and can be deleted again.
+            self.phase = match (exit, &creation) {
+                (Some(exit), _) => Phase::Stopped(exit),
+                (None, Some((_, failure))) => Phase::Failed(failure.clone()),
+                (None, None) => Phase::Failed(problem.clone()),
+            };
+            effects.extend(creation.map(refused));
+            effects.extend(replies.into_iter().map(|ticket| refused((ticket, problem.clone()))));
+            return false;
         }
-        match (result, exit.take()) {
-            (Err(failure), Some(exit)) => {
-                // It keeps its name and can be deleted again.
-                self.phase = Phase::Stopped(exit);
-                effects
-                    .extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Refused(failure.clone()))));
-                false
-            }
-            _ => {
-                if self.is_init() {
-                    effects.push(Effect::Publish(instance, EventKind::Delete));
-                }
-                effects.push(Effect::Forget(instance));
-                effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
-                true
-            }
+        if self.is_init() && was_created {
+            effects.push(Effect::Publish(instance, EventKind::Delete));
         }
+        effects.push(Effect::Forget(instance));
+        effects.extend(creation.map(refused));
+        // Whoever wanted it gone has what they wanted.
+        effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
+        true
     }
 
     /// An exec whose container was removed, and it with that: whoever wanted it gone has what they wanted.

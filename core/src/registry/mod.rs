@@ -24,6 +24,7 @@
 //! the container is removed before its execs have ended and been reaped.
 
 mod life;
+mod recovery;
 mod types;
 
 #[cfg(test)]
@@ -34,8 +35,10 @@ use std::collections::{BTreeMap, HashMap};
 use brood_launcher::state::{ExitRecord, Status};
 
 use life::{Life, Phase, Role};
+pub use recovery::Inherited;
 pub use types::{
-    Command, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, ProcessCommand, Reply, Target, Ticket,
+    Adopted, Command, ContainerRemains, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, Kept,
+    ProcessCommand, Reaper, Remains, Reply, Standing, Target, Ticket,
 };
 
 use crate::limits::{EXECS_MAX, EXECS_PER_CONTAINER_MAX};
@@ -73,6 +76,12 @@ impl Registry {
         effects
     }
 
+    /// Containers and execs that are registered.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lives.len()
+    }
+
     /// The container that has this name now.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Instance> {
@@ -105,26 +114,9 @@ impl Registry {
             Phase::Created | Phase::Starting { .. } => (Status::Created, life.pid, None),
             Phase::Running => (Status::Running, life.pid, None),
             Phase::Stopped(exit) => (Status::Stopped, 0, Some(exit)),
+            Phase::Failed(_) => (Status::Stopped, 0, None),
             Phase::Removing { exit, .. } => (Status::Stopped, 0, exit.as_ref()),
         })
-    }
-
-    /// Takes over a container that an earlier supervisor left.
-    pub fn adopt(&mut self, id: &str, auto_remove: bool, own_pid_namespace: bool, found: Found) -> Instance {
-        let role = Role::Init { execs: BTreeMap::new(), own_pid_namespace };
-        let pid = found.pid;
-        let instance = self.insert(Life::new(id.to_owned(), role, found.phase(), pid, auto_remove));
-        self.by_id.insert(id.to_owned(), instance);
-        instance
-    }
-
-    /// Takes over an exec of an adopted container.
-    pub fn adopt_exec(&mut self, container: Instance, name: &str, found: Found) -> Instance {
-        let pid = found.pid;
-        let life = Life::new(name.to_owned(), Role::Exec { container }, found.phase(), pid, false);
-        let instance = self.insert(life);
-        self.enter_exec(container, name, instance);
-        instance
     }
 
     fn insert(&mut self, life: Life) -> Instance {
@@ -219,6 +211,8 @@ impl Registry {
             Event::Released(result) => life.released(instance, result, effects),
             Event::NotReleased(failure) => life.not_released(instance, failure, effects),
             Event::Exited(exit) => life.exited(instance, exit, effects),
+            // What had to wait, below, is all.
+            Event::Adopted => {}
             Event::Removed(result) => {
                 if life.removed(instance, result, effects) {
                     return self.drop_life(instance, effects);
@@ -311,25 +305,4 @@ impl Registry {
 
 fn not_found() -> Failure {
     Failure::new(FailureKind::NotFound, "container or exec does not exist".to_owned())
-}
-
-/// A process that an earlier supervisor left.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// In the supervisor's pid namespace.
-    pub pid: i32,
-    /// It waits for its start.
-    pub parked: bool,
-    /// How it ended, if that is known.
-    pub exit: Option<ExitRecord>,
-}
-
-impl Found {
-    fn phase(self) -> Phase {
-        match self.exit {
-            Some(exit) => Phase::Stopped(exit),
-            None if self.parked => Phase::Created,
-            None => Phase::Running,
-        }
-    }
 }

@@ -1,12 +1,13 @@
 //! The state machine as a table, and as random walks whose every step keeps the promises.
 
-use brood_launcher::state::ExitRecord;
+use brood_launcher::state::{ExitRecord, PidRecord};
 use proptest::prelude::*;
 
 use super::*;
 use crate::limits::WAITERS_PER_CONTAINER_MAX;
 
 mod execs;
+mod recovery;
 
 fn exit(status: u8) -> ExitRecord {
     ExitRecord { status, signal: None, reason: None, time_ns: 1 }
@@ -111,9 +112,29 @@ fn an_exit_that_overtakes_its_start_is_told_after_it() {
 fn a_failed_set_up_answers_only_when_nothing_is_left() {
     let (mut registry, instance) = reached("failing");
     let effects = registry.handle(Input::Event(instance, Event::Exited(exit(125))));
-    assert_eq!(effects, [Effect::Reap(instance), Effect::Remove(instance)]);
+    assert_eq!(effects, [Effect::Discard(instance), Effect::Remove(instance)]);
     let effects = registry.handle(Input::Event(instance, Event::Removed(Ok(()))));
     assert_eq!(effects, [Effect::Forget(instance), Effect::Reply(Ticket(1), Reply::Refused(failure()))]);
+    assert_eq!(registry.find("a"), None);
+}
+
+#[test]
+fn what_a_failed_set_up_leaves_behind_can_be_deleted() {
+    let (mut registry, instance) = reached("failing");
+    registry.handle(Input::Event(instance, Event::Exited(exit(125))));
+    let busy = Failure::new(FailureKind::Internal, "busy".into());
+    let effects = registry.handle(Input::Event(instance, Event::Removed(Err(busy.clone()))));
+    assert_eq!(effects, [Effect::Reply(Ticket(1), Reply::Refused(failure()))]);
+    for last in [false, true] {
+        let effects = command(&mut registry, 4, instance, ProcessCommand::Delete { force: false });
+        assert_eq!(effects, [Effect::Remove(instance)]);
+        let result = if last { Ok(()) } else { Err(busy.clone()) };
+        let effects = registry.handle(Input::Event(instance, Event::Removed(result)));
+        // It was never created, as far as anybody was told, so nobody is told that it is gone.
+        let gone = [Effect::Forget(instance), Effect::Reply(Ticket(4), Reply::Done)];
+        let still_there = [Effect::Reply(Ticket(4), Reply::Refused(busy.clone()))];
+        assert_eq!(effects, if last { &gone[..] } else { &still_there[..] });
+    }
     assert_eq!(registry.find("a"), None);
 }
 
@@ -205,7 +226,9 @@ impl Walk {
                     let mut execs = self.registry.execs(instance);
                     assert!(!execs.any(|(_, exec)| busy(&exec)), "{instance:?} is removed under its execs");
                 }
-                Effect::Reap(instance) => assert!(self.reaped.insert(instance), "reaped twice"),
+                Effect::Reap(instance) | Effect::Discard(instance) => {
+                    assert!(self.reaped.insert(instance), "reaped twice");
+                }
                 _ => {}
             }
         }

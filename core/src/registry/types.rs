@@ -1,7 +1,9 @@
 //! What goes into the core and what comes out of it.
 
+use std::collections::HashMap;
+
 use brood_launcher::report::StepError;
-use brood_launcher::state::ExitRecord;
+use brood_launcher::state::{ExitRecord, PidRecord};
 
 /// One container or exec for the whole of its life; never used again, unlike its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +96,8 @@ pub enum Event {
     NotReleased(Failure),
     /// The process ended; it has not been reaped yet.
     Exited(ExitRecord),
+    /// It was taken over from an earlier supervisor, with its exit told.
+    Adopted,
     /// The outcome of a removal.
     Removed(Result<(), Failure>),
 }
@@ -118,8 +122,11 @@ pub enum Effect {
     },
     /// Make the exit durable: exit file and journal.
     RecordExit(Instance, ExitRecord),
-    /// Reap the process: only after its exit is durable, or when nobody will ever ask for it.
+    /// Reap the process: only after its exit is durable.
     Reap(Instance),
+    /// Reap a process whose exit nobody will ever ask for, since its creation failed. It is struck off the record before
+    /// that: after a crash it counts as half made.
+    Discard(Instance),
     /// Write an event to the journal.
     Publish(Instance, EventKind),
     /// Remove what it holds: an exec its folder, a container its cgroup and folder. Answered by `Removed`.
@@ -213,6 +220,86 @@ impl Failure {
             exit_status: error.exit_status(),
             errno: error.errno.raw_os_error(),
             step: error.step.clone(),
+        }
+    }
+}
+
+/// Whose child a process is, and so who reaps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaper {
+    /// Launched by us.
+    Us,
+    /// Inherited from an earlier supervisor by the keeper, which tells us the status.
+    Keeper,
+    /// Inherited by somebody else while no daemon was there; the kernel tells, if it is new enough.
+    Stranger,
+}
+
+/// A process that was written down.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// From its pid file.
+    pub process: PidRecord,
+    /// From its exit file.
+    pub exit: Option<ExitRecord>,
+    /// It is there, perhaps as a zombie.
+    pub lives: bool,
+    /// The keeper is its parent.
+    pub of_keeper: bool,
+    /// It waits for its start.
+    pub parked: bool,
+    /// Remove it when it ends.
+    pub auto_remove: bool,
+}
+
+/// A container that was written down.
+#[derive(Clone, Debug)]
+pub struct ContainerRemains {
+    /// Its name.
+    pub id: String,
+    /// Its init process.
+    pub init: Remains,
+    /// The init process lives and is the first in a pid namespace.
+    pub leads_namespace: bool,
+    /// Its execs by name.
+    pub execs: Vec<(String, Remains)>,
+}
+
+/// What the keeper has seen.
+pub type Kept<'a> = HashMap<PidRecord, &'a ExitRecord>;
+
+/// Where a process stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its exit was told.
+    Told(ExitRecord),
+    /// It is to be watched.
+    Alive,
+    /// Its exit is known, and to be told.
+    Ended(ExitRecord),
+    /// It is gone, and nobody has told how it ended; the keeper is asked once more.
+    Unaccounted,
+}
+
+/// A process that was taken over.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// What it is called from now on.
+    pub instance: Instance,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Who reaps it.
+    pub reaper: Reaper,
+}
+
+impl Adopted {
+    /// What the core is to hear as soon as everything of the container is ready to be acted on.
+    #[must_use]
+    pub fn event(&self) -> Option<Event> {
+        match &self.standing {
+            Standing::Told(_) => Some(Event::Adopted),
+            Standing::Ended(exit) => Some(Event::Exited(exit.clone())),
+            Standing::Alive | Standing::Unaccounted => None,
         }
     }
 }

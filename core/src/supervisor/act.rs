@@ -15,9 +15,9 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::launch::{read_reports, watch_reports};
-use super::{ContainerFiles, Files, Reaper, Record, Supervisor};
+use super::{ContainerFiles, Files, Record, Supervisor};
 use crate::journal::JournalEvent;
-use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
+use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
 
 /// How long processes that were killed may take to leave a cgroup.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +35,10 @@ impl Supervisor {
             },
             Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
             Effect::Reap(instance) => self.reap(instance),
+            Effect::Discard(instance) => {
+                self.strike_off(instance);
+                self.reap(instance);
+            }
             Effect::Publish(instance, kind) => self.publish(instance, kind),
             Effect::Remove(instance) => self.remove(instance),
             Effect::Forget(instance) => drop(self.records.borrow_mut().remove(&instance)),
@@ -96,14 +100,15 @@ impl Supervisor {
         }
     }
 
-    /// Durable: the exit file for the other face, the journal for everybody else.
+    /// Durable: the journal for everybody, the exit file for whoever comes after us and for the other face. After a crash
+    /// between the two, recovery finds the exit at the end of the journal.
     fn record_exit(&self, instance: Instance, exit: ExitRecord) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
+        self.append(record, "exit", Some(exit.clone()));
         if let Err(error) = record.files.dir.write_exit(&exit) {
             tracing::error!(container = record.files.id, process = record.files.name, %error, "exit file");
         }
-        self.append(record, "exit", Some(exit));
     }
 
     fn publish(&self, instance: Instance, kind: EventKind) {
@@ -122,9 +127,20 @@ impl Supervisor {
     fn append(&self, record: &Record, kind: &str, exit: Option<ExitRecord>) {
         let time = exit.as_ref().map_or_else(now_ns, |exit| exit.time_ns);
         let (id, process) = (record.files.id.clone(), record.files.name.clone());
-        let event = JournalEvent { seq: 0, time, kind: kind.to_owned(), id, process, pid: record.pid, exit };
+        let start_time = exit.as_ref().map(|_| record.start_time);
+        let kind = kind.to_owned();
+        let event = JournalEvent { seq: 0, time, kind, id, process, pid: record.pid, start_time, exit };
         if let Err(error) = self.journal.borrow_mut().append(event) {
             tracing::error!(container = record.files.id, process = record.files.name, %error, "journal");
+        }
+    }
+
+    /// From here on it is half made.
+    fn strike_off(&self, instance: Instance) {
+        let records = self.records.borrow();
+        let Some(record) = records.get(&instance) else { return };
+        if let Err(error) = record.files.dir.strike_off() {
+            tracing::error!(container = record.files.id, process = record.files.name, %error, "pid file");
         }
     }
 
@@ -138,8 +154,12 @@ impl Supervisor {
             if let Err(errno) = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
                 tracing::error!(container = record.files.id, process = record.files.name, %errno, "reap");
             }
-        } else if let Some(keeper) = &self.keeper {
-            keeper.recorded(record.pid, record.start_time);
+        } else {
+            let process = PidRecord { pid: record.pid, start_time: record.start_time };
+            self.inherited.borrow_mut().told(process);
+            if let Some(keeper) = &self.keeper {
+                keeper.recorded(record.pid, record.start_time);
+            }
         }
     }
 
@@ -179,7 +199,9 @@ impl Supervisor {
             match record.reaper {
                 Reaper::Us => peek(pidfd.as_fd()),
                 // It will tell us; what it tells is as good as what we could see.
-                Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => return,
+                Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => {
+                    return self.inherited.borrow_mut().await_keeper(instance);
+                }
                 Reaper::Keeper | Reaper::Stranger => {
                     let pid = PidRecord { pid: record.pid, start_time: record.start_time };
                     exit_of_stranger(pid, pidfd.as_fd())

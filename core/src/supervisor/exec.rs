@@ -1,6 +1,7 @@
 //! One more process in a running container: one round trip to a zygote, and no process of ours.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use brood_launcher::cgroup::Cgroups;
@@ -52,7 +53,8 @@ impl Supervisor {
             }
         };
         let dir = reserved.dir().clone();
-        self.write_down(instance, spawned, &dir, false, || Files::of_exec(&id, &name, reserved.keep()))?;
+        let record = |pid| dir.record_pid(pid, order.auto_remove);
+        self.write_down(instance, spawned, record, false, || Files::of_exec(&id, &name, reserved.keep()))?;
         Ok(Cloned { plan, status, hooked: None })
     }
 
@@ -82,14 +84,19 @@ impl Supervisor {
 /// their report to a status pipe that nobody reads any more, are not in `cgroup.procs`; unreaped they would keep the pid
 /// namespace from ending (pid_namespaces(7)).
 fn end_strays(cgroups: &Cgroups, known: &HashSet<i32>) {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
+    strays(cgroups, rustix::process::getpid(), known).iter().for_each(end_child);
+}
+
+/// A parent's children in a container's cgroup that nobody knows, zombies included.
+pub(super) fn strays(cgroups: &Cgroups, parent: Pid, known: &HashSet<i32>) -> Vec<OwnedFd> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten();
     let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.filter(|pid| !known.contains(pid)) {
-        let ours = ProcStat::read(pid).is_some_and(|stat| stat.parent == own) && cgroups.has_member(pid);
-        let child = Pid::from_raw(pid).filter(|_| ours);
-        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).iter().for_each(end_child);
-    }
+    let strays = pids.filter(|pid| !known.contains(pid)).filter_map(|pid| {
+        let is_child = ProcStat::read(pid).is_some_and(|stat| stat.parent == parent.as_raw_nonzero().get());
+        let child = Pid::from_raw(pid).filter(|_| is_child && cgroups.has_member(pid));
+        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    });
+    strays.collect()
 }
 
 fn failure(error: &ExecError) -> Failure {

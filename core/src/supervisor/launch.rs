@@ -16,8 +16,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
-use super::{Files, Order, Reaper, Record, StdioOrder, Supervisor, Work};
-use crate::registry::{Event, Failure, FailureKind, Instance, Ticket};
+use super::{Files, Order, Record, StdioOrder, Supervisor, Work};
+use crate::registry::{Event, Failure, FailureKind, Instance, Reaper, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
 
@@ -140,7 +140,7 @@ impl Supervisor {
         let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
         let (pid, dir, init) = (spawned.pid, reserved.dir().clone(), reserved.dir().process(INIT));
         let files = || Files::of_init(reserved.keep(), state.clone());
-        self.write_down(instance, spawned, &init, owns_pid_namespace, files)?;
+        self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid, dir }) })
     }
 
@@ -149,12 +149,12 @@ impl Supervisor {
         self: &Rc<Self>,
         instance: Instance,
         spawned: Spawned,
-        dir: &ProcessDir,
+        record_pid: impl FnOnce(i32) -> Result<PidRecord, StateError>,
         owns_pid_namespace: bool,
         keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
         let Spawned { pid, pidfd, .. } = spawned;
-        let recorded = dir.record_pid(pid).and_then(|record| {
+        let recorded = record_pid(pid).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
         });

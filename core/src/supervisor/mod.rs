@@ -41,7 +41,8 @@ use crate::keeper::KeeperLink;
 use crate::limits::BLOCKING_THREADS_MAX;
 use crate::reactor::{Exits, Kind};
 use crate::registry::{
-    Command, Event, Failure, FailureKind, Input, Instance, ProcessCommand, Registry, Reply, Target, Ticket,
+    Command, Event, Failure, FailureKind, Inherited, Input, Instance, ProcessCommand, Reaper, Registry, Reply, Target,
+    Ticket,
 };
 use crate::zygotes::Zygotes;
 
@@ -147,17 +148,6 @@ impl Files {
     }
 }
 
-/// Whose child a process is, and so who reaps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reaper {
-    /// Launched by us.
-    Us,
-    /// Inherited from an earlier supervisor by the keeper, which tells us the status.
-    Keeper,
-    /// Inherited by somebody else while no daemon was there; the kernel tells, if it is new enough.
-    Stranger,
-}
-
 /// A container as `state` and `list` show it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -246,8 +236,7 @@ pub struct Supervisor {
     exits: Exits,
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
-    /// Adopted processes that are gone and whose exit nobody has told yet.
-    unaccounted: RefCell<Vec<Instance>>,
+    inherited: RefCell<Inherited>,
     blocking: tokio::sync::Semaphore,
     /// Shared by the launches of execs from the request to a zygote until the child is written down.
     launching_execs: tokio::sync::RwLock<()>,
@@ -282,7 +271,7 @@ impl Supervisor {
             exits: Exits::new(settings.reactor)?,
             zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
-            unaccounted: RefCell::default(),
+            inherited: RefCell::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             launching_execs: tokio::sync::RwLock::new(()),
             settings,

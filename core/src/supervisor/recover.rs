@@ -1,29 +1,23 @@
 //! Taking over the containers, and their execs, that an earlier supervisor of the same state root left.
 //!
-//! | found | becomes |
-//! | --- | --- |
-//! | exit file | stopped, with that exit |
-//! | process alive, same start time | running (or created), watched; the keeper is its parent now and reaps it |
-//! | the same, but no keeper was there either | as above; its status is read from the zombie, or from the kernel (6.15) |
-//! | process gone, the keeper knows | stopped, with the keeper's record |
-//! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
-//! | process gone, nobody knows | stopped, 255, with the reason |
-//! | no pid file | half made: killed by its cgroup and removed; of an exec only the folder is removed |
-//!
-//! Execs are taken over in the same way, before their container's exit is told.
+//! What becomes of what is found is decided by [`crate::registry::Registry::take_over`]; here it is looked for, written
+//! down and watched. What has no pid file is half made: a container is killed by its cgroup and removed; of an exec the
+//! folder is removed, and the process killed if it can be told from those that the container has orphaned.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use brood_launcher::cgroup::Cgroups;
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
     StateRoot, is_namespace_init, now_ns, open_process,
 };
 
-use super::{Files, Reaper, Record, Supervisor};
+use super::exec::strays;
+use super::{Files, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
-use crate::registry::{Event, Found, Instance};
+use crate::registry::{Adopted, ContainerRemains, Event, Kept, Remains};
 
 /// Removes what embedded supervisors left that were killed, and reservations that were never completed.
 pub fn sweep(root: &StateRoot) {
@@ -40,49 +34,32 @@ pub fn sweep(root: &StateRoot) {
     }
 }
 
-/// By pid and start time.
-type KeptExits<'a> = HashMap<(i32, u64), &'a KeptExit>;
-
-/// What an earlier supervisor left of one process.
-struct Remains {
-    pid: PidRecord,
-    /// Of a process that lives.
-    pidfd: Option<OwnedFd>,
-    parked: bool,
-    reaper: Reaper,
-    /// As recorded.
-    exit: Option<ExitRecord>,
+/// What an earlier supervisor left of one process, and the handle of one that lives. Fails when there is no pid file: it
+/// was not cloned, or nobody knows.
+fn remains_of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<(Remains, Option<OwnedFd>), StateError> {
+    let (process, auto_remove) = dir.read_pid_and_removal()?;
+    let exit = dir.read_exit().ok();
+    let pidfd = if exit.is_some() { None } else { open_process(process) };
+    let keeper = nix::unistd::getppid().as_raw();
+    let of_keeper = ProcStat::read(process.pid).is_some_and(|stat| stat.parent == keeper);
+    let (lives, parked) = (pidfd.is_some(), start_socket.exists());
+    Ok((Remains { process, exit, lives, of_keeper, parked, auto_remove }, pidfd))
 }
 
-impl Remains {
-    /// Fails when there is no pid file: it was not cloned, or nobody knows.
-    fn of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<Remains, StateError> {
-        let pid = dir.read_pid()?;
-        let exit = dir.read_exit().ok();
-        let pidfd = if exit.is_some() { None } else { open_process(pid) };
-        let keeper = nix::unistd::getppid().as_raw();
-        let reaper = match ProcStat::read(pid.pid) {
-            Some(stat) if pidfd.is_some() && stat.parent != keeper => Reaper::Stranger,
-            _ => Reaper::Keeper,
-        };
-        Ok(Remains { pid, pidfd, parked: start_socket.exists(), reaper, exit })
-    }
+/// An exec that was written down.
+type ExecRemains = (String, Remains, Option<OwnedFd>);
 
-    fn found(&self) -> Found {
-        Found { pid: self.pid.pid, parked: self.parked, exit: self.exit.clone() }
-    }
-}
-
-/// The execs of a container; folders of those that were never cloned are removed.
-fn execs_of(dir: &ContainerDir, id: &str) -> Vec<(String, Remains)> {
+/// The execs of a container, and whether there were some that had not been written down; their folders are removed.
+fn execs_of(dir: &ContainerDir, id: &str) -> (Vec<ExecRemains>, bool) {
     let names = dir.execs().unwrap_or_else(|error| {
         tracing::warn!(container = id, %error, "execs are left alone");
         Vec::new()
     });
+    let all = names.len();
     let found = names.into_iter().filter_map(|name| {
         let exec = dir.process(&name);
-        match Remains::of(&exec, &exec.start_socket()) {
-            Ok(remains) => Some((name, remains)),
+        match remains_of(&exec, &exec.start_socket()) {
+            Ok((remains, pidfd)) => Some((name, remains, pidfd)),
             Err(_) => {
                 tracing::warn!(container = id, process = name, "half made: removed");
                 let _ = exec.remove();
@@ -90,7 +67,19 @@ fn execs_of(dir: &ContainerDir, id: &str) -> Vec<(String, Remains)> {
             }
         }
     });
-    found.collect()
+    let found: Vec<ExecRemains> = found.collect();
+    let half_made = found.len() < all;
+    (found, half_made)
+}
+
+/// Kills execs that run and had not been written down. The keeper, whose children they are now, reaps them. In a pid
+/// namespace of its own what a container orphans goes to its init process, so that they cannot be taken for that.
+fn end_half_made(cgroups: &Cgroups, written_down: &HashSet<i32>) {
+    let Some(keeper) = rustix::process::getppid() else { return };
+    for stray in strays(cgroups, keeper, written_down) {
+        // It may end by itself, at its next report.
+        let _ = rustix::process::pidfd_send_signal(&stray, rustix::process::Signal::KILL);
+    }
 }
 
 impl Supervisor {
@@ -99,15 +88,16 @@ impl Supervisor {
     /// # Errors
     /// The state directory cannot be read.
     pub fn recover(self: &Rc<Self>, kept: &[KeptExit]) -> Result<usize, StateError> {
-        let kept: KeptExits<'_> = kept.iter().map(|exit| ((exit.pid, exit.start_time), exit)).collect();
+        let key = |exit: &KeptExit| PidRecord { pid: exit.pid, start_time: exit.start_time };
+        let by_process: Kept<'_> = kept.iter().map(|kept| (key(kept), &kept.exit)).collect();
         let mut adopted = 0;
         sweep(&self.settings.root);
+        self.complete_last_exit();
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
-                // Its exit may be among those kept; all of them are durable or nobody's when this loop is through.
                 Ok(state) if state.manager == Manager::Daemon => {
-                    self.adopt(dir, state, &kept);
+                    self.adopt(dir, state, &by_process);
                     adopted += 1;
                 }
                 Ok(_) => {}
@@ -115,54 +105,77 @@ impl Supervisor {
             }
         }
         if let Some(keeper) = &self.keeper {
-            kept.values().for_each(|exit| keeper.recorded(exit.pid, exit.start_time));
+            // The others are kept until `Reap` says that they are durable.
+            let nobodys = kept.iter().filter(|kept| self.inherited.borrow().find(key(kept)).is_none());
+            nobodys.for_each(|kept| keeper.recorded(kept.pid, kept.start_time));
             keeper.sync();
         }
         Ok(adopted)
     }
 
-    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &KeptExits<'_>) {
+    /// If the earlier supervisor died right after an exit was in the journal, it is put into its file: told once is enough.
+    fn complete_last_exit(&self) {
+        let journal = self.journal.borrow();
+        let Some(event) = journal.last() else { return };
+        let (Some(exit), Some(start_time)) = (&event.exit, event.start_time) else { return };
+        let Ok(dir) = self.settings.root.find(&event.id).map(|container| container.process(&event.process)) else {
+            return;
+        };
+        let is_it = dir.read_pid().is_ok_and(|process| process == PidRecord { pid: event.pid, start_time });
+        if is_it
+            && dir.read_exit().is_err()
+            && let Err(error) = dir.write_exit(exit)
+        {
+            tracing::error!(container = event.id, process = event.process, %error, "exit file");
+        }
+    }
+
+    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &Kept<'_>) {
         let id = state.id.clone();
-        let Ok(init) = Remains::of(&dir.process(INIT), &dir.start_socket()) else {
+        let Ok((init, init_fd)) = remains_of(&dir.process(INIT), &dir.start_socket()) else {
             tracing::warn!(container = id, "half made: removed");
             if let Err(failure) = super::act::remove(&dir, &state) {
                 tracing::warn!(container = id, %failure, "remove");
             }
             return;
         };
-        let execs = execs_of(&dir, &id);
-        // A namespace's first process is the last one in there: with a live exec, a dead init process was none.
-        let owns_pid_namespace = match init.pidfd {
-            Some(_) => is_namespace_init(init.pid.pid),
-            None => !execs.iter().any(|(_, exec)| exec.pidfd.is_some()),
-        };
-        let container = self.core.borrow_mut().adopt(&id, state.auto_remove, owns_pid_namespace, init.found());
-        for (name, exec) in execs {
-            let instance = self.core.borrow_mut().adopt_exec(container, &name, exec.found());
-            self.enter(instance, exec, Files::of_exec(&id, &name, dir.process(&name)), kept);
+        let init = Remains { auto_remove: state.auto_remove, ..init };
+        let leads_namespace = init.lives && is_namespace_init(init.process.pid);
+        let (execs, half_made) = execs_of(&dir, &id);
+        if half_made && leads_namespace {
+            let pids = execs.iter().map(|(_, remains, _)| remains.process.pid);
+            end_half_made(&state.cgroups, &pids.chain([init.process.pid]).collect());
         }
-        self.enter(container, init, Files::of_init(dir, state), kept);
+        let mut entries = Vec::new();
+        let execs = execs.into_iter().map(|(name, remains, pidfd)| {
+            entries.push((Files::of_exec(&id, &name, dir.process(&name)), remains.process, pidfd));
+            (name, remains)
+        });
+        let execs = execs.collect();
+        entries.push((Files::of_init(dir, state), init.process, init_fd));
+        let found = ContainerRemains { id, init, leads_namespace, execs };
+        let adopted = self.core.borrow_mut().take_over(found, kept);
+        for (adopted, (files, process, pidfd)) in adopted.iter().zip(entries) {
+            self.enter(adopted, files, process, pidfd);
+        }
+        for adopted in adopted {
+            if let Some(event) = adopted.event() {
+                self.event(adopted.instance, event);
+            }
+        }
     }
 
-    /// Writes down what was found, and watches it or tells how it ended.
-    fn enter(self: &Rc<Self>, instance: Instance, remains: Remains, files: Files, kept: &KeptExits<'_>) {
-        let Remains { pid, pidfd, reaper, exit, .. } = remains;
-        let watched = pidfd.is_some();
+    /// Writes down what was found, and watches what lives.
+    fn enter(&self, adopted: &Adopted, files: Files, process: PidRecord, pidfd: Option<OwnedFd>) {
         if let Some(pidfd) = &pidfd
-            && let Err(error) = self.exits.watch(pidfd.as_fd(), instance.0)
+            && let Err(error) = self.exits.watch(pidfd.as_fd(), adopted.instance.0)
         {
             tracing::error!(container = files.id, process = files.name, %error, "cannot watch");
         }
-        let record = Record { files, pid: pid.pid, start_time: pid.start_time, pidfd, reaper };
-        self.records.borrow_mut().insert(instance, record);
-        if watched || exit.is_some() {
-            return;
-        }
-        match kept.get(&(pid.pid, pid.start_time)) {
-            Some(kept) => self.event(instance, Event::Exited(kept.exit.clone())),
-            // Perhaps it ended a moment ago and the keeper has it on its list.
-            None => self.unaccounted.borrow_mut().push(instance),
-        }
+        let PidRecord { pid, start_time } = process;
+        let record = Record { files, pid, start_time, pidfd, reaper: adopted.reaper };
+        self.records.borrow_mut().insert(adopted.instance, record);
+        self.inherited.borrow_mut().enter(process, adopted);
     }
 
     /// Whether something waits to be sent to the keeper.
@@ -190,6 +203,9 @@ impl Supervisor {
                 Heard::Nothing => return true,
                 Heard::Gone => {
                     self.give_up_unaccounted();
+                    // These it would have told.
+                    let awaited = self.inherited.borrow_mut().awaited();
+                    awaited.into_iter().for_each(|instance| self.on_exit(instance));
                     return false;
                 }
             }
@@ -198,10 +214,7 @@ impl Supervisor {
 
     /// The keeper reaped a process that it had inherited: one that was adopted, or somebody's orphan.
     fn kept_exit(self: &Rc<Self>, kept: &KeptExit) {
-        let instance = self.records.borrow().iter().find_map(|(instance, record)| {
-            let same = record.pid == kept.pid && record.start_time == kept.start_time;
-            (same && record.reaper != Reaper::Us).then_some(*instance)
-        });
+        let instance = self.inherited.borrow().find(PidRecord { pid: kept.pid, start_time: kept.start_time });
         if let Some(instance) = instance {
             // Once the exit is durable, `Reap` tells the keeper.
             self.event(instance, Event::Exited(kept.exit.clone()));
@@ -212,7 +225,8 @@ impl Supervisor {
 
     /// All that anybody knows has been told: what is still missing is lost, and said to be lost.
     fn give_up_unaccounted(self: &Rc<Self>) {
-        for instance in self.unaccounted.take() {
+        let lost = self.inherited.borrow_mut().give_up();
+        for instance in lost {
             let exit = ExitRecord::unknown("it ended while neither supervisor nor keeper was there", now_ns());
             // The core takes only the first exit of a process.
             self.event(instance, Event::Exited(exit));

@@ -126,7 +126,7 @@ impl ConfigError {
 }
 
 /// A value as messages show it: quoted, escaped, and cut when it is long.
-pub(super) fn quote(value: &str) -> String {
+pub(crate) fn quote(value: &str) -> String {
     match value.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{:?}...", &value[..end]),
         None => format!("{value:?}"),

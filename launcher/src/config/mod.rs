@@ -31,7 +31,7 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde_json::{Value, json};
 
 pub use error::ConfigError;
-pub(crate) use error::one_line;
+pub(crate) use error::{one_line, quote};
 pub use id::{IdError, MAX_ID_BYTES, check_id};
 pub use parse::parse;
 pub use unsupported::check_supported;

@@ -161,7 +161,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let in_its_place = host_files && !options.no_pivot;
     let root = mounts::root(spec, &options.bundle, options.host_overlay, in_its_place, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
-    mounts::list(spec, &options.bundle, own_cgroups, own_users, &mut launch, &mut steps)?;
+    mounts::list(spec, &options.bundle, own_cgroups, &options.container.cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
     if needs_answers(spec) {

@@ -2,9 +2,11 @@
 //!
 //! | host | container | becomes |
 //! | --- | --- | --- |
-//! | v2 only | own cgroup namespace | one cgroup2 |
-//! | v1 or hybrid | own cgroup namespace, read-only | tmpfs, and each hierarchy mounted anew below it |
-//! | v1 or hybrid | the host's cgroup namespace, read-only | tmpfs, and our own cgroup of each hierarchy bound below it |
+//! | v2 only | any cgroup namespace | one cgroup2; with the host's namespace all of it, as with runc |
+//! | v1 or hybrid | own cgroup namespace | tmpfs, and each hierarchy mounted anew below it |
+//! | v1 or hybrid | the host's cgroup namespace | tmpfs, and the container's cgroup of each hierarchy bound below it |
+//!
+//! A hierarchy in which the container has no cgroup of its own shows ours, and is read-only whatever is asked for.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -14,11 +16,14 @@ use super::build::{PlanError, c_string};
 use super::mount_options::Options;
 use super::mounts::{Entry, target, target_at};
 use super::{FsParameter, Launch, MountAttrs, Step, TargetKind, TreeSource};
+use crate::cgroup::Cgroups;
 
 /// The host's hierarchies.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     own_namespace: bool,
+    /// The container's.
+    cgroups: Cgroups,
     /// cgroup2 is mounted at /sys/fs/cgroup itself.
     v2_only: bool,
     hierarchies: Vec<Hierarchy>,
@@ -38,10 +43,10 @@ struct Hierarchy {
 
 impl Layout {
     /// Reads the layout; one without any cgroup file system is fine until somebody asks for one.
-    pub(super) fn read(own_namespace: bool) -> Layout {
+    pub(super) fn read(own_namespace: bool, cgroups: &Cgroups) -> Layout {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Layout::parse(&mounts, &own, own_namespace)
+        Layout { cgroups: cgroups.clone(), ..Layout::parse(&mounts, &own, own_namespace) }
     }
 
     fn parse(mounts: &str, own: &str, own_namespace: bool) -> Layout {
@@ -101,19 +106,6 @@ impl Layout {
     ) -> Result<(), PlanError> {
         let Entry { field, index, destination, .. } = *entry;
         let readonly = options.attrs.set & libc::MOUNT_ATTR_RDONLY != 0;
-        if self.v2_only && !self.own_namespace {
-            return Err(PlanError::new(field, "a cgroup mount needs a cgroup namespace (linux.namespaces)"));
-        }
-        // No v1 cgroup is made for a container yet, so its namespace's root there is our own cgroup, which is not its to
-        // change.
-        let mut options = options.clone();
-        if !self.v2_only && !readonly {
-            launch
-                .details
-                .push(format!("{field}: read-only, since the container has no cgroup of its own on cgroup v1"));
-            options.attrs.set |= libc::MOUNT_ATTR_RDONLY;
-            options.attrs.clear &= !libc::MOUNT_ATTR_RDONLY;
-        }
         if self.v2_only {
             steps.push(filesystem(field, index, destination, "cgroup2", &[], options.attrs)?);
             return Ok(());
@@ -126,10 +118,19 @@ impl Layout {
         steps.push(filesystem(field, index, destination, "tmpfs", &mode, writable)?);
         for hierarchy in &self.hierarchies {
             let place = destination.join(&hierarchy.name);
+            let (mut source, mut attrs) = (hierarchy.ours(), options.attrs);
+            match self.cgroups.directories().iter().find(|directory| directory.mount_point == hierarchy.mount_point) {
+                Some(containers) => source.clone_from(&containers.path),
+                // What it shows is not the container's to change.
+                None => {
+                    attrs.set |= libc::MOUNT_ATTR_RDONLY;
+                    attrs.clear &= !libc::MOUNT_ATTR_RDONLY;
+                }
+            }
             steps.push(if self.own_namespace {
-                filesystem(field, index, &place, hierarchy.fstype, &hierarchy.parameters, options.attrs)?
+                filesystem(field, index, &place, hierarchy.fstype, &hierarchy.parameters, attrs)?
             } else {
-                hierarchy.bind(field, index, &place, options.attrs, launch)?
+                bind(field, index, &source, &place, attrs, launch)?
             });
         }
         if readonly {
@@ -142,19 +143,23 @@ impl Layout {
 }
 
 impl Hierarchy {
-    fn bind(
-        &self,
-        field: &str,
-        index: u16,
-        place: &Path,
-        attrs: MountAttrs,
-        launch: &mut Launch,
-    ) -> Result<Step, PlanError> {
-        let source = self.mount_point.join(self.own.trim_start_matches('/'));
-        let tree = open_tree(&source, false, libc::MS_SLAVE).map_err(|errno| PlanError::path(field, &source, errno))?;
-        let target = target_at(field, place, TargetKind::Directory, false)?;
-        Ok(Step::MountTree { index, target, source: TreeSource::Opened(launch.add_fd(tree)), attrs, slot: None })
+    /// Our own cgroup.
+    fn ours(&self) -> PathBuf {
+        self.mount_point.join(self.own.trim_start_matches('/'))
     }
+}
+
+fn bind(
+    field: &str,
+    index: u16,
+    source: &Path,
+    place: &Path,
+    attrs: MountAttrs,
+    launch: &mut Launch,
+) -> Result<Step, PlanError> {
+    let tree = open_tree(source, false, libc::MS_SLAVE).map_err(|errno| PlanError::path(field, source, errno))?;
+    let target = target_at(field, place, TargetKind::Directory, false)?;
+    Ok(Step::MountTree { index, target, source: TreeSource::Opened(launch.add_fd(tree)), attrs, slot: None })
 }
 
 /// Our own cgroup in the hierarchy that has this controller (or `name=`); `""` is cgroup v2.
@@ -211,17 +216,26 @@ mod tests {
         assert!(!layout.v2_only);
     }
 
+    /// The attributes of each hierarchy's mount, asked for with `rw`.
+    fn mounted(cgroups: Cgroups) -> Vec<u64> {
+        let layout = Layout { cgroups, ..Layout::parse(HYBRID, OWN, true) };
+        let (mut launch, mut steps) = (Launch::default(), Vec::new());
+        let options = Options::parse("o", &["rw".to_owned()]).unwrap();
+        let mount = oci_spec::runtime::Mount::default();
+        let entry = Entry { field: "mounts[6]", index: 6, destination: Path::new("/sys/fs/cgroup"), mount: &mount };
+        layout.mount(&entry, &options, &mut launch, &mut steps).unwrap();
+        let attrs = |step: &Step| match step {
+            Step::MountFilesystem { attrs, .. } => attrs.set & libc::MOUNT_ATTR_RDONLY,
+            step => panic!("{step:?}"),
+        };
+        steps.iter().skip(1).map(attrs).collect()
+    }
+
     #[test]
     fn a_view_of_the_hosts_cgroups_is_read_only() {
-        for own_namespace in [false, true] {
-            let layout = Layout { own_namespace, ..Layout::default() };
-            let (mut launch, mut steps) = (Launch::default(), Vec::new());
-            let options = Options::parse("o", &["rw".to_owned()]).unwrap();
-            let mount = oci_spec::runtime::Mount::default();
-            let destination = Path::new("/sys/fs/cgroup");
-            let entry = Entry { field: "mounts[6]", index: 6, destination, mount: &mount };
-            let _ = layout.mount(&entry, &options, &mut launch, &mut steps);
-            assert!(launch.details.iter().any(|detail| detail.starts_with("mounts[6]: read-only")), "{launch:?}");
-        }
+        let readonly = libc::MOUNT_ATTR_RDONLY;
+        assert_eq!(mounted(Cgroups::default()), [readonly; 3]);
+        let own = r#"[{"path":"/sys/fs/cgroup/cpu/b/box","version":"v1","mount_point":"/sys/fs/cgroup/cpu","controllers":["cpu"]}]"#;
+        assert_eq!(mounted(serde_json::from_str(own).unwrap()), [0, readonly, readonly]);
     }
 }

@@ -17,6 +17,7 @@ use super::{
     FsParameter, HiddenPath, Launch, MountAttrs, SecurityModule, Step, Target, TargetKind, TreeSource, cgroup_mounts,
     enabled, id_maps,
 };
+use crate::cgroup::Cgroups;
 use crate::sys;
 
 /// The coming root, for look-ups that happen before the clone (passwd).
@@ -114,6 +115,7 @@ pub(super) fn list(
     spec: &Spec,
     bundle: &Path,
     own_cgroup_namespace: bool,
+    cgroups: &Cgroups,
     own_users: bool,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
@@ -142,7 +144,7 @@ pub(super) fn list(
             let step = binds.step(&entry, &options, launch, steps)?;
             steps.push(step);
         } else if fstype == "cgroup" || fstype == "cgroup2" {
-            let cgroups = cgroup_mounts::Layout::read(own_cgroup_namespace);
+            let cgroups = cgroup_mounts::Layout::read(own_cgroup_namespace, cgroups);
             cgroups.mount(&entry, &options, launch, steps)?;
         } else {
             options.parameters.extend(label.clone().filter(|_| takes_label(fstype)));

@@ -4,7 +4,21 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ExitRecord, PidRecord, Result, StartSocket, at, read_json, remove_tree, state_and_start_time, write_json};
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PidFile {
+    #[serde(flatten)]
+    record: PidRecord,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    auto_remove: bool,
+}
+
+/// The `pid` file of a process whose creation failed.
+const STRUCK_OFF: &str = "struck-off";
 
 /// The folder of one process.
 #[derive(Clone, Debug)]
@@ -42,13 +56,14 @@ impl ProcessDir {
         read_json(&self.0.join("process.json"))
     }
 
-    /// Writes `pid`, for the process that has just been cloned.
+    /// Writes `pid`, for the process that has just been cloned, and whether an exec is to be removed when it ends; of a
+    /// container that is in `state.json`.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn record_pid(&self, pid: i32) -> Result<PidRecord> {
+    pub fn record_pid(&self, pid: i32, auto_remove: bool) -> Result<PidRecord> {
         let record = PidRecord { pid, start_time: state_and_start_time(pid).map_or(0, |(_, time)| time) };
-        write_json(&self.0.join("pid"), &record)?;
+        write_json(&self.0.join("pid"), &PidFile { record, auto_remove })?;
         Ok(record)
     }
 
@@ -58,6 +73,29 @@ impl ProcessDir {
     /// It is missing (not cloned yet) or damaged.
     pub fn read_pid(&self) -> Result<PidRecord> {
         read_json(&self.0.join("pid"))
+    }
+
+    /// Reads `pid`, with whether it is to be removed when it ends.
+    ///
+    /// # Errors
+    /// As [`ProcessDir::read_pid`].
+    pub fn read_pid_and_removal(&self) -> Result<(PidRecord, bool)> {
+        read_json(&self.0.join("pid")).map(|PidFile { record, auto_remove }| (record, auto_remove))
+    }
+
+    /// Puts `pid` aside: from here on the process counts as half made, though it was cloned.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn strike_off(&self) -> Result<()> {
+        let path = self.0.join("pid");
+        std::fs::rename(&path, self.0.join(STRUCK_OFF)).map_err(at(&path))
+    }
+
+    /// Whether there ever was a process.
+    #[must_use]
+    pub fn was_cloned(&self) -> bool {
+        ["pid", STRUCK_OFF].iter().any(|name| self.0.join(name).exists())
     }
 
     /// Writes `exit`.
@@ -93,7 +131,7 @@ impl ProcessDir {
 
     /// Removes the files that nearly always are all, without listing the folder first. True when it is gone.
     pub(super) fn remove_known(&self) -> bool {
-        for name in ["process.json", "pid", "exit", "stdout", "stderr"] {
+        for name in ["process.json", "pid", STRUCK_OFF, "exit", "stdout", "stderr"] {
             let _ = std::fs::remove_file(self.0.join(name));
         }
         std::fs::remove_dir(&self.0).is_ok()

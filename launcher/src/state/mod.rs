@@ -136,7 +136,7 @@ pub enum Manager {
 }
 
 /// `pid`: names one process for good, since a start time tells a re-used pid apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PidRecord {
     /// In the supervisor's pid namespace.
@@ -220,10 +220,8 @@ impl StateRoot {
     /// # Errors
     /// [`StateError::InUse`] when somebody has it.
     pub fn reserve(&self, state: &ContainerState) -> Result<ContainerDir> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         let path = self.0.join(&state.id);
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let new = ContainerDir(self.0.join(format!("{NEW_PREFIX}{}.{number}", std::process::id())));
+        let new = ContainerDir(temporary(&self.0));
         std::fs::DirBuilder::new().mode(0o700).create(&new.0).map_err(at(&new.0))?;
         let taken = new.write_state(state).and_then(|()| {
             match rustix::fs::renameat_with(CWD, &new.0, CWD, &path, RenameFlags::NOREPLACE) {
@@ -233,7 +231,7 @@ impl StateRoot {
             }
         });
         if taken.is_err() {
-            let _ = new.remove();
+            let _ = new.remove_files();
         }
         taken
     }
@@ -360,17 +358,34 @@ impl ContainerDir {
         Ok(names)
     }
 
-    /// Removes the folder: the name is free again.
+    /// Removes the folder: the name is free again. It goes at once, or whoever comes after a crash in between finds all of it.
     ///
     /// # Errors
     /// The file system refuses.
     pub fn remove(&self) -> Result<()> {
+        let Some(root) = self.0.parent() else { return remove_tree(&self.0) };
+        let doomed = ContainerDir(temporary(root));
+        match std::fs::rename(&self.0, &doomed.0) {
+            Ok(()) => doomed.remove_files(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(at(&self.0)(error)),
+        }
+    }
+
+    fn remove_files(&self) -> Result<()> {
         // The names that nearly always are all, without listing the directories first.
         self.process(INIT).remove_known();
         let _ = std::fs::remove_file(self.0.join(KEPT));
         let _ = std::fs::remove_file(self.0.join("state.json"));
         if std::fs::remove_dir(&self.0).is_ok() { Ok(()) } else { remove_tree(&self.0) }
     }
+}
+
+/// A name in a state root for what is not there yet, or not any more; [`StateRoot::sweep`] finds it when we die.
+fn temporary(root: &Path) -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    root.join(format!("{NEW_PREFIX}{}.{number}", std::process::id()))
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
@@ -448,6 +463,25 @@ mod tests {
         root.sweep();
         assert!(!dead.exists() && alive.exists());
         assert!(root.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_pid_file_says_whether_to_remove_and_a_removal_can_be_repeated() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateRoot::open(temp.path()).unwrap().reserve(&named("a")).unwrap();
+        for (name, auto_remove) in [("kept", false), ("going", true)] {
+            let exec = dir.process(name);
+            std::fs::create_dir(exec.path()).unwrap();
+            let record = exec.record_pid(std::process::id() as i32, auto_remove).unwrap();
+            assert_eq!(exec.read_pid().unwrap(), record);
+            assert_eq!(exec.read_pid_and_removal().unwrap(), (record, auto_remove));
+            exec.strike_off().unwrap();
+            exec.read_pid().unwrap_err();
+            assert!(exec.was_cloned());
+        }
+        dir.remove().unwrap();
+        dir.remove().unwrap();
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
     }
 
     fn named(id: &str) -> ContainerState {

@@ -150,18 +150,6 @@ fn an_exec_that_is_being_made_is_ended_for_a_removal() {
 }
 
 #[test]
-fn adopted_execs_hold_the_exit_back() {
-    let mut registry = Registry::default();
-    let found = |pid| Found { pid, parked: false, exit: None };
-    let container = registry.adopt("a", false, true, found(1));
-    let exec = registry.adopt_exec(container, "e", found(2));
-    assert!(registry.handle(exited(container, 1)).is_empty());
-    let effects = registry.handle(exited(exec, 2));
-    assert!(matches!(&effects[..], [Effect::RecordExit(first, _), _, Effect::RecordExit(then, _), _]
-        if *first == exec && *then == container));
-}
-
-#[test]
 fn execs_are_bounded() {
     let (mut registry, container) = super::reached("running");
     for number in 0..EXECS_PER_CONTAINER_MAX {

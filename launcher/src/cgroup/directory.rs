@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::events::Events;
-use super::{CgroupError, Directory, Version, failed};
+use super::{CgroupError, Directory, Hierarchy, Version, failed};
 
 /// What a new v1 cpuset must have before a process can enter (cpusets(7)).
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 impl Directory {
+    /// One that is not made yet, if it is not there.
+    pub(super) fn plan(hierarchy: &Hierarchy, path: PathBuf) -> Directory {
+        let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
+        let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
+        Directory { path, version: hierarchy.version, mount_point, controllers, made }
+    }
+
     /// Makes the directory, parents too, and hands the controllers down to it. One that is there already must have neither
     /// processes nor children of its own: whatever lives below it would be killed together with the container.
     ///

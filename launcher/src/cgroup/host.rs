@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::Version;
+use super::{Directory, Version};
 
 /// The host's hierarchies, those that we may not write to left out.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,17 @@ impl Host {
     #[must_use]
     pub fn unified(&self) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2)
+    }
+
+    /// Where a container's cgroup goes that is `known` in another hierarchy: the same path from our own cgroup, or else from
+    /// the hierarchy's root.
+    pub(super) fn beside(&self, known: &Directory, hierarchy: &Hierarchy) -> Option<PathBuf> {
+        let own = self.hierarchies.iter().find(|own| own.mount_point == known.mount_point);
+        let relative = own.and_then(|own| known.path.strip_prefix(&own.base).ok());
+        match relative {
+            Some(relative) => Some(hierarchy.base.join(relative)),
+            None => Some(hierarchy.mount_point.join(known.path.strip_prefix(&known.mount_point).ok()?)),
+        }
     }
 
     /// All of them, in the order of their mounts.

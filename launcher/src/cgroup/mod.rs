@@ -13,8 +13,10 @@
 //! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
 //!
 //! Reading order: `host` (which hierarchies there are), `directory` (one directory's life), `members` (listed, frozen, killed),
-//! `settings` (what `linux.resources` means in files), `limits` (writing them), `stats` (what the container uses).
+//! `settings` (what `linux.resources` means in files), `limits` (writing them), `change`
+//! (while it runs), `stats` (what the container uses).
 
+mod change;
 mod directory;
 mod events;
 mod host;
@@ -32,6 +34,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+pub use change::ChangeError;
 pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
@@ -110,12 +113,8 @@ impl Cgroups {
         let v1 = host.hierarchies().filter(|hierarchy| {
             hierarchy.version == Version::V1 && wanted.iter().any(|controller| hierarchy.has(controller))
         });
-        let directories = host.unified().into_iter().chain(v1).map(|hierarchy| {
-            let path = place(hierarchy);
-            let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
-            let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
-            Directory { path, version: hierarchy.version, mount_point, controllers, made }
-        });
+        let directories =
+            host.unified().into_iter().chain(v1).map(|hierarchy| Directory::plan(hierarchy, place(hierarchy)));
         Cgroups { directories: directories.collect() }
     }
 

@@ -27,7 +27,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde_json::{Value, json};
 
 pub use error::ConfigError;
@@ -115,6 +115,23 @@ pub fn check_process(process: Value, ignore_unsupported: bool) -> Result<(Proces
         Ok((process, notes))
     });
     checked.map_err(|error| error.in_file(Path::new("exec")))
+}
+
+/// Checks the `linux.resources` of an update, as those of a configuration.
+///
+/// # Errors
+/// As [`load`]; the messages begin with `name`.
+pub fn check_resources(resources: Value, name: &str) -> Result<LinuxResources, ConfigError> {
+    let spec = json!({
+        "ociVersion": "1.2.1", "root": {"path": "/"},
+        "linux": {"namespaces": [{"type": "mount"}], "resources": resources},
+    });
+    let checked = check(spec.to_string().as_bytes(), LoadOptions::default());
+    let checked = checked.map(|(spec, _)| {
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        resources.unwrap_or_default()
+    });
+    checked.map_err(|error| error.in_file(Path::new(name)))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -187,8 +187,8 @@ interface Container {
   # Lets a paused container go on; answers when it does.
 
   update @10 (request :UpdateRequest) -> (outcome :Outcome);
-  # Changes the limits of a container that has not stopped. What the request does not name stays as it is. When the kernel
-  # refuses one, those before it are in force.
+  # Changes the limits of a container that has not stopped. What the request does not name stays as it is; after a refusal
+  # everything is as it was.
 
   stats @11 (request :StatsRequest) -> (outcome :StatsOutcome);
   # What the container uses now, as its cgroups count it.

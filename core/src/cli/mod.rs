@@ -7,6 +7,7 @@ mod daemon;
 mod exec;
 mod lifecycle;
 mod query;
+mod resources;
 mod run;
 mod terminal;
 
@@ -76,6 +77,14 @@ enum Command {
     Wait(lifecycle::TargetArgs),
     /// Send a signal to a container
     Kill(lifecycle::KillArgs),
+    /// Stop all processes of a running container, until it is resumed
+    Pause(IdArgs),
+    /// Let a paused container go on
+    Resume(IdArgs),
+    /// Change limits of a container
+    Update(resources::UpdateArgs),
+    /// Print what containers use
+    Stats(resources::StatsArgs),
     /// Remove a stopped container
     #[command(alias = "delete")]
     Rm(lifecycle::RmArgs),
@@ -154,6 +163,10 @@ fn dispatch(cli: Cli, role: Option<Role>) -> anyhow::Result<ExitCode> {
         Command::Start(args) => lifecycle::start(&place, &args),
         Command::Wait(args) => lifecycle::wait(&place, &args),
         Command::Kill(args) => lifecycle::kill(&place, &args),
+        Command::Pause(args) => resources::pause(&place, &args.id),
+        Command::Resume(args) => resources::resume(&place, &args.id),
+        Command::Update(args) => resources::update(&place, &args),
+        Command::Stats(args) => resources::stats(&place, &args),
         Command::Rm(args) => lifecycle::rm(&place, &args),
         Command::List(args) => query::list(&place, &args),
         Command::State(args) => query::state(&place, &args.id),

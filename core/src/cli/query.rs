@@ -17,7 +17,7 @@ use crate::rpc;
 const SIGN_OF_LIFE: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Table,
     Json,
 }
@@ -89,7 +89,7 @@ fn text(value: &Value) -> &str {
 }
 
 /// Columns as wide as their widest cell; nothing after the last one.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {
@@ -137,6 +137,7 @@ fn status_text(status: schema::Status) -> &'static str {
         schema::Status::Created => "created",
         schema::Status::Running => "running",
         schema::Status::Stopped => "stopped",
+        schema::Status::Paused => "paused",
     }
 }
 

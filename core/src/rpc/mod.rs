@@ -12,6 +12,7 @@ mod exec;
 mod handle;
 mod oneshot;
 mod process;
+mod resources;
 mod stdio;
 
 use std::cell::Cell;
@@ -33,7 +34,7 @@ use crate::socket;
 use crate::supervisor::Supervisor;
 
 /// Counts changes of the schema.
-pub const API_VERSION: u32 = 2;
+pub const API_VERSION: u32 = 3;
 /// Bytes read from and written to a connection at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
 

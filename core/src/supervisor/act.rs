@@ -11,6 +11,7 @@ use brood_launcher::signal;
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, StartSocket, exit_of_stranger, now_ns, open_process,
 };
+use brood_launcher::sys;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
@@ -33,6 +34,8 @@ impl Supervisor {
                 (Err(failure), None) => tracing::error!(%failure, signal, "signal"),
                 (Ok(()), None) => {}
             },
+            Effect::Freeze(instance) => self.change_pace(instance, true),
+            Effect::Thaw(instance) => self.change_pace(instance, false),
             Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
             Effect::Reap(instance) => self.reap(instance),
             Effect::Discard(instance) => {
@@ -92,7 +95,12 @@ impl Supervisor {
         }
         let pidfd = record.pidfd.as_ref().ok_or_else(not_running)?;
         match rustix::process::pidfd_send_signal(pidfd, signal) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(cgroups) = cgroups.filter(|_| number == libc::SIGKILL) {
+                    cgroups.thaw_killed();
+                }
+                Ok(())
+            }
             // Dead by `cgroup.kill` of a moment ago is what was asked for.
             Err(Errno::SRCH) if all => Ok(()),
             Err(Errno::SRCH) => Err(not_running()),
@@ -119,6 +127,9 @@ impl Supervisor {
             EventKind::Start => "start-container",
             EventKind::ExecAdded => "exec-added",
             EventKind::StartProcess => "start-process",
+            EventKind::Paused => "paused",
+            EventKind::Resumed => "resumed",
+            EventKind::OutOfMemory => "oom",
             EventKind::Delete => "delete",
         };
         self.append(record, name, None);
@@ -209,7 +220,7 @@ impl Supervisor {
                 }
             }
         };
-        self.event(instance, Event::Exited(exit));
+        self.exited(instance, exit);
     }
 
     fn remove(self: &Rc<Self>, instance: Instance) {
@@ -217,6 +228,7 @@ impl Supervisor {
             Some(container) => Ok(container.clone()),
             None => Err(record.files.dir.clone()),
         });
+        self.oom.leave(instance);
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
             let result = match what {
@@ -237,9 +249,8 @@ impl Supervisor {
 
 /// The status of a child of ours, which stays a zombie.
 fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
-        Ok(Some(status)) => ExitRecord::of(&status, now_ns()),
+    match sys::peek_child(pidfd) {
+        Ok(Some(child)) => ExitRecord::of(&child),
         Ok(None) => ExitRecord::unknown("its handle became readable without an exit", now_ns()),
         Err(errno) => ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns()),
     }

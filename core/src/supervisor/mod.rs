@@ -10,12 +10,14 @@
 //! (launch, release, removal) run as tasks and come back as events.
 //!
 //! Reading order: here; `act` for the effects; `launch` and `exec` for the way from order to running; `recover` for what
-//! an earlier supervisor left.
+//! an earlier supervisor left; `resources` and `oom` for limits, figures and memory.
 
 mod act;
 mod exec;
 mod launch;
+mod oom;
 mod recover;
+mod resources;
 
 pub use exec::ExecOrder;
 pub use recover::sweep;
@@ -237,6 +239,9 @@ pub struct Supervisor {
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
     inherited: RefCell<Inherited>,
+    oom: oom::OomNotices,
+    /// Limits are changed one update at a time.
+    updating: tokio::sync::Mutex<()>,
     blocking: tokio::sync::Semaphore,
     /// Shared by the launches of execs from the request to a zygote until the child is written down.
     launching_execs: tokio::sync::RwLock<()>,
@@ -272,11 +277,14 @@ impl Supervisor {
             zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
             inherited: RefCell::default(),
+            oom: oom::OomNotices::new()?,
+            updating: tokio::sync::Mutex::new(()),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             launching_execs: tokio::sync::RwLock::new(()),
             settings,
         });
         tokio::task::spawn_local(supervisor.clone().watch_exits());
+        tokio::task::spawn_local(supervisor.clone().watch_oom());
         Ok(supervisor)
     }
 

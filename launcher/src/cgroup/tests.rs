@@ -84,10 +84,11 @@ fn what_is_frozen_stands_still_until_it_is_thawed() {
         assert!(cgroups.has_member(child.id() as i32));
         assert!(!cgroups.has_member(std::process::id() as i32));
         assert!(!cgroups.is_frozen());
+        assert!(!cgroups.is_to_be_frozen());
         cgroups.freeze(PATIENCE).unwrap();
-        assert!(cgroups.is_frozen());
+        assert!(cgroups.is_frozen() && cgroups.is_to_be_frozen());
         cgroups.thaw(PATIENCE).unwrap();
-        assert!(!cgroups.is_frozen());
+        assert!(!cgroups.is_frozen() && !cgroups.is_to_be_frozen());
         cgroups.freeze(PATIENCE).unwrap();
         cgroups.kill().unwrap();
         child.wait().unwrap();

@@ -5,7 +5,7 @@ use crate::registry::types::{Effect, EventKind, Failure, FailureKind, Instance, 
 
 /// Whether a container that runs does so. An exec always has [`Pace::Going`]: it is its container that stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(in crate::registry) enum Pace {
     /// It runs.
     Going,
     /// On the way to standing still, or back.

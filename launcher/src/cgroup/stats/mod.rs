@@ -18,6 +18,7 @@ mod parse;
 mod read;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod v1;
 mod v2;
 
@@ -26,6 +27,7 @@ use std::sync::OnceLock;
 
 pub use oom::OomWatch;
 pub use parse::FlatMap;
+pub use totals::Totals;
 
 use self::read::Files;
 use super::{Cgroups, Version};

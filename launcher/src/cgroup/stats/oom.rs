@@ -1,6 +1,6 @@
 //! How the kernel tells that a container is out of memory.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::event::EventfdFlags;
@@ -40,22 +40,32 @@ impl Cgroups {
 }
 
 impl OomWatch {
-    /// On cgroup v1 a descriptor that becomes readable at every notice (memory.rst, "10. OOM Control"); `None` on v2. Read
-    /// its 8 bytes to arm it again.
+    /// On cgroup v1 a descriptor that becomes readable at every notice; `None` on v2. Read its 8 bytes to arm it again.
     ///
     /// # Errors
     /// The cgroup is gone, or there are no descriptors left.
     pub fn eventfd(&self) -> Result<Option<OwnedFd>, CgroupError> {
         let OomWatch::Eventfd(path) = self else { return Ok(None) };
-        let subscribe = || -> std::io::Result<OwnedFd> {
-            let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let event = event.map_err(|errno| failed(path, "make an eventfd")(errno.into()))?;
+        self.signal(event.as_fd())?;
+        Ok(Some(event))
+    }
+
+    /// On cgroup v1 lets the kernel add 1 to an eventfd at every notice (memory.rst, "10. OOM Control"), which may be that
+    /// of other cgroups too. On v2 nothing happens.
+    ///
+    /// # Errors
+    /// The cgroup is gone, or there are no descriptors left.
+    pub fn signal(&self, event: BorrowedFd<'_>) -> Result<(), CgroupError> {
+        let OomWatch::Eventfd(path) = self else { return Ok(()) };
+        let subscribe = || -> std::io::Result<()> {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             // Only to name the file: the kernel keeps the cgroup, not this descriptor.
             let control = rustix::fs::open(path.join("memory.oom_control"), flags, Mode::empty())?;
-            let order = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
-            std::fs::write(path.join("cgroup.event_control"), order)?;
-            Ok(event)
+            let order = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+            std::fs::write(path.join("cgroup.event_control"), order)
         };
-        subscribe().map(Some).map_err(failed(path, "subscribe to memory.oom_control"))
+        subscribe().map_err(failed(path, "subscribe to memory.oom_control"))
     }
 }

@@ -55,6 +55,10 @@ impl Directory {
     }
 
     fn insist_unused(&self) -> Result<(), CgroupError> {
+        if (self.version == Version::V2 || self.has("freezer")) && self.is_frozen() {
+            // Nothing could be set up in there.
+            return Err(failed(&self.path, "use")(std::io::Error::other("container's cgroup unexpectedly frozen")));
+        }
         if children(&self.path)?.next().is_none() && own_processes(&self.path)?.is_empty() {
             return Ok(());
         }

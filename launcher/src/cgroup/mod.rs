@@ -105,13 +105,16 @@ pub struct Entrance {
 
 impl Cgroups {
     /// Where a container's directories go; nothing is made yet. `needed` names controllers beside those that every
-    /// container has.
+    /// container has; and where somebody made the directory, or one above it, for the container's sake (a pod's), it has
+    /// one of that hierarchy too.
     #[must_use]
     pub fn plan(host: &Host, needed: &[&str], place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
         let always = if host.unified().is_some() { &BESIDE_V2[..] } else { &WITHOUT_V2 };
         let wanted: Vec<&str> = always.iter().chain(needed).copied().collect();
         let v1 = host.hierarchies().filter(|hierarchy| {
-            hierarchy.version == Version::V1 && wanted.iter().any(|controller| hierarchy.has(controller))
+            hierarchy.version == Version::V1
+                && (wanted.iter().any(|controller| hierarchy.has(controller))
+                    || hierarchy.is_prepared(&place(hierarchy)))
         });
         let directories =
             host.unified().into_iter().chain(v1).map(|hierarchy| Directory::plan(hierarchy, place(hierarchy)));

@@ -199,7 +199,7 @@ impl Cgroups {
                 Path::new(path).components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
             let parts: Vec<Component<'_>> = parts.collect();
             if parts.iter().any(|part| !matches!(part, Component::Normal(_))) {
-                return Err(format!("cgroup {text:?}: is not below the container's own"));
+                return Err(format!("bad sub cgroup path {text:?}: is not below the container's own"));
             }
             let unknown = controllers.iter().flatten().find(|controller| self.with(controller).is_none());
             if let Some(unknown) = unknown {

@@ -92,7 +92,7 @@ pub struct Directory {
 const WITHOUT_V2: [&str; 5] = ["devices", "memory", "pids", "cpuacct", "freezer"];
 
 /// The same beside cgroup v2, which has the rest without any controller. Every directory costs a launch some 80 µs.
-const BESIDE_V2: [&str; 3] = ["devices", "memory", "pids"];
+const BESIDE_V2: [&str; 2] = ["memory", "pids"];
 
 /// How a process gets into the cgroups of a container.
 #[derive(Debug, Default)]

@@ -13,10 +13,11 @@
 //! | [`keeper`] | what outlives a supervisor |
 //! | [`daemon`] | the supervisor as a process: start-up, sockets, signals |
 //! | [`exe`], [`socket`], [`watch`] | our own binary, the sockets, descriptors under the loop |
-//! | [`limits`] | every bound |
+//! | [`limits`], [`complaint`] | every bound; how often the same is logged |
 
 pub mod cli;
 pub mod client;
+pub mod complaint;
 pub mod daemon;
 pub mod exe;
 pub mod journal;

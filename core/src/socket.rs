@@ -101,13 +101,26 @@ pub fn lock(root: &StateRoot) -> anyhow::Result<OwnedFd> {
     }
 }
 
-/// Whether a peer may use the daemon: root, or the user who runs it. The second value is the peer's uid.
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Its user, when it connected.
+    pub uid: u32,
+    /// Its process, when it connected; 0 when that is in a pid namespace that we do not see.
+    pub pid: i32,
+    /// Whether it may use the daemon: root, or the user who runs it.
+    pub allowed: bool,
+}
+
+/// Who is at the other end.
 ///
 /// # Errors
 /// The kernel does not tell.
-pub fn peer_allowed(socket: BorrowedFd<'_>) -> Result<(bool, u32), Errno> {
-    let uid = rustix::net::sockopt::socket_peercred(socket)?.uid;
-    Ok((uid.is_root() || uid == rustix::process::geteuid(), uid.as_raw()))
+pub fn peer(socket: BorrowedFd<'_>) -> Result<Stranger, Errno> {
+    let peer = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+    let allowed = peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw();
+    Ok(Stranger { uid: peer.uid(), pid: peer.pid(), allowed })
 }
 
 /// sd_notify(3): tells a service manager that the daemon is ready.

@@ -273,8 +273,7 @@ fn load(order: &Order) -> Result<(Spec, Vec<String>, PathBuf), PrepareError> {
 /// What `linux.resources` asks for; notes on what the host lacks, if that is to be ignored.
 fn limits_of(spec: &Spec, host: &Host, ignore: bool, notes: &mut Vec<String>) -> Result<Limits, PrepareError> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let Some(resources) = resources else { return Ok(Limits::default()) };
-    let mut limits = Limits::of(resources, host)?;
+    let mut limits = Limits::of_new(resources, host)?;
     for refusal in limits.take_lacking(host) {
         if !ignore {
             return Err(refusal.into());

@@ -92,6 +92,13 @@ pub fn needed() -> bool {
     !rustix::process::geteuid().is_root()
 }
 
+/// Whether we are in a user namespace that is not the machine's first (user_namespaces(7)).
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Goes into a user namespace and a mount namespace of our own. The process must have a single thread.
 ///
 /// # Errors

@@ -55,8 +55,9 @@ fn decides(cgroup: &Cgroup, apply: impl Fn(&Compiled, Option<&Compiled>) -> Resu
     let everything = rules(json!([{ "allow": true, "access": "rwm" }]));
     apply(&everything, Some(&kmsg)).unwrap();
     assert_eq!(probe.opens("<>", "kmsg"), "yes");
-    let but_writing =
-        rules(json!([{ "allow": true, "access": "rwm" }, { "allow": false, "type": "c", "major": 10, "access": "w" }]));
+    let but_writing = rules(
+        json!([{ "allow": true, "access": "rwm" }, { "allow": false, "type": "c", "major": 10, "minor": 229, "access": "w" }]),
+    );
     apply(&but_writing, Some(&everything)).unwrap();
     assert_eq!(probe.opens("<", "fuse"), "yes");
     assert!(probe.opens("<>", "fuse").ends_with(REFUSED), "nothing of what is asked for may be denied");
@@ -104,6 +105,7 @@ fn the_controllers_list_is_what_was_asked_for() {
     let expected = [
         "b *:* m",
         "c *:* m",
+        "c 10:200 rwm",
         "c 10:229 rw",
         "c 136:* rwm",
         "c 1:3 rwm",

@@ -18,6 +18,7 @@
 //! - [`guest`]: for tests that ask for another kernel than the host's;
 //! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
+//! - [`wire`]: a client of the RPC that keeps to no rule;
 //! - [`spdx`]: licence expressions, for the dependency check.
 //!
 //! The tests themselves are in `tests/tests/`, one file per theme.
@@ -43,6 +44,7 @@ pub mod sandbox;
 pub mod spdx;
 pub mod terminal;
 pub mod waiting;
+pub mod wire;
 pub mod world;
 
 pub use buildah::Buildah;
@@ -56,3 +58,4 @@ pub use podman::Podman;
 pub use racer::Racer;
 pub use sandbox::Sandbox;
 pub use terminal::Terminal;
+pub use wire::Wire;

@@ -346,3 +346,67 @@ fn a_writable_cgroup_mount_reaches_the_containers_own_only() {
         assert!(lines[3].parse::<u32>().is_ok_and(|processes| processes <= 4), "{ran}");
     }
 }
+
+/// Device rules: what is not allowed cannot be opened, though its node is there.
+fn devices_are_kept_away(layout: Layout) {
+    // (rules, device number, whether it can be read)
+    let fuse = |access: &str| json!([{ "allow": true, "type": "c", "major": 10, "minor": 229, "access": access }]);
+    let deny_all = json!({ "allow": false, "access": "rwm" });
+    for (rules, number, opens) in [
+        (Value::Null, "1 11", false),
+        (json!([deny_all]), "1 11", false),
+        (json!([deny_all]), "1 5", true),
+        (json!([deny_all, { "allow": true, "type": "c", "major": 1, "access": "rw" }]), "1 11", true),
+        (json!([{ "allow": true, "access": "rwm" }]), "1 11", true),
+        (
+            json!([{ "allow": true, "access": "rwm" }, { "allow": false, "type": "c", "major": 1, "minor": 11, "access": "r" }]),
+            "1 11",
+            false,
+        ),
+        (fuse("m"), "1 11", false),
+    ] {
+        let resources = json!({ "devices": rules });
+        let script = format!("mknod /dev/probe c {number}; exec 3</dev/probe && echo open; :");
+        let sandbox = Sandbox::new();
+        let mut bundle = Bundle::busybox(&sandbox, "bundle");
+        bundle.sh(&script);
+        bundle.config["linux"]["resources"] = resources.clone();
+        // Without it nobody opens the kernel's log, 1:11.
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.config["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYSLOG"));
+        }
+        bundle.write();
+        let ran = layout.oci(&sandbox).args(["run", "--bundle"]).arg(bundle.path()).arg(sandbox.id("box")).run();
+        assert_eq!(ran.stdout.contains("open"), opens, "{resources}: {ran}");
+        assert!(opens || ran.stderr.contains("Operation not permitted"), "{resources}: {ran}");
+    }
+}
+
+#[test]
+fn devices_are_kept_away_on_a_hybrid_host() {
+    devices_are_kept_away(Hybrid);
+}
+
+#[test]
+fn devices_are_kept_away_on_cgroup_v1() {
+    devices_are_kept_away(V1);
+}
+
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn devices_are_kept_away_on_cgroup_v2() {
+    devices_are_kept_away(V2);
+}
+
+/// An exec and a host's overlay are confined as well.
+#[test]
+fn devices_are_kept_away_from_whatever_runs_there() {
+    let sandbox = Sandbox::new();
+    let script = "mknod /tmp/probe c 1 11 && cat /tmp/probe";
+    let ran = sandbox.brood().args(["run", "--rm", "sh", "-c", script]).run();
+    assert!(ran.stderr.contains("Operation not permitted"), "{ran}");
+    let container = Container::long_lived().up();
+    let ran = container.oci(&["exec", &container.id, "sh", "-c", script]).run();
+    assert!(ran.stderr.contains("Operation not permitted"), "{ran}");
+    container.call(&["delete", "--force"]).ok();
+}

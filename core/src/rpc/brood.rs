@@ -9,20 +9,23 @@ use capnp::Error;
 use super::container::ContainerServer;
 use super::convert::{labels_from, put_outcome, put_state};
 use super::handle::Handle;
+use super::meter::Share;
+use super::peer::Peer;
 use super::stdio::Tickets;
 use super::{API_VERSION, events, oneshot};
-use crate::limits::INLINE_CONFIG_BYTES_MAX;
+use crate::limits::{INLINE_CONFIG_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::registry::{Failure, FailureKind};
 use crate::supervisor::{Order, Supervisor};
 
 pub(super) struct BroodServer {
     supervisor: Rc<Supervisor>,
     tickets: Rc<Tickets>,
+    peer: Rc<Peer>,
 }
 
 impl BroodServer {
-    pub(super) fn new(supervisor: Rc<Supervisor>, tickets: Rc<Tickets>) -> BroodServer {
-        BroodServer { supervisor, tickets }
+    pub(super) fn new(supervisor: Rc<Supervisor>, tickets: Rc<Tickets>, peer: Rc<Peer>) -> BroodServer {
+        BroodServer { supervisor, tickets, peer }
     }
 }
 
@@ -52,14 +55,16 @@ impl schema::brood::Server for BroodServer {
         params: schema::brood::CreateParams,
         mut results: schema::brood::CreateResults,
     ) -> Result<(), Error> {
+        let share = self.peer.handle()?;
         let order = self.order(params.get()?.get_request()?)?;
+        drop(params); // what it took is in the order
         let created = match order {
             Ok(order) => self.supervisor.begin(order).complete().await,
             Err(failure) => Err(failure),
         };
         let mut results = results.get();
         put_outcome(results.reborrow().init_outcome(), created.as_ref().map(|_| ()));
-        results.set_container(self.container(Handle::created(&self.supervisor, created)));
+        results.set_container(self.container(Handle::created(&self.supervisor, created), share));
         Ok(())
     }
 
@@ -68,10 +73,11 @@ impl schema::brood::Server for BroodServer {
         params: schema::brood::GetParams,
         mut results: schema::brood::GetResults,
     ) -> Result<(), Error> {
+        let share = self.peer.handle()?;
         let found = self.supervisor.find(params.get()?.get_request()?.get_id()?.to_str()?);
         let mut results = results.get();
         put_outcome(results.reborrow().init_outcome(), found.as_ref().map(|_| ()));
-        results.set_container(self.container(Handle::found(&self.supervisor, found)));
+        results.set_container(self.container(Handle::found(&self.supervisor, found), share));
         Ok(())
     }
 
@@ -97,7 +103,8 @@ impl schema::brood::Server for BroodServer {
     ) -> Result<(), Error> {
         let request = params.get()?.get_request()?;
         let order = self.order(request.get_create()?)?;
-        let settings = oneshot::Settings::new(request.get_output_limit(), request.get_timeout_ms());
+        let settings = oneshot::Settings::new(request.get_output_limit(), request.get_timeout_ms(), &self.peer);
+        drop(params); // what it took is in the order
         let outcome = match (order, settings) {
             (Ok(order), Ok(settings)) => oneshot::run(&self.supervisor, order, settings).await,
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
@@ -111,8 +118,9 @@ impl schema::brood::Server for BroodServer {
         params: schema::brood::EventsParams,
         mut results: schema::brood::EventsResults,
     ) -> Result<(), Error> {
-        let params = params.get()?;
-        let subscription = events::subscribe(self.supervisor.clone(), params.get_request()?, params.get_sink()?)?;
+        let (share, params) = (self.peer.subscription()?, params.get()?);
+        let subscription =
+            events::subscribe(self.supervisor.clone(), params.get_request()?, params.get_sink()?, share)?;
         results.get().set_subscription(capnp_rpc::new_client(subscription));
         Ok(())
     }
@@ -122,7 +130,7 @@ impl schema::brood::Server for BroodServer {
         _: schema::brood::StdioTicketParams,
         mut results: schema::brood::StdioTicketResults,
     ) -> Result<(), Error> {
-        let ticket = self.tickets.issue().map_err(Error::overloaded)?;
+        let ticket = self.tickets.issue(self.peer.ticket()?).map_err(Error::overloaded)?;
         let mut reply = results.get().init_reply();
         reply.set_ticket(&ticket);
         reply.set_path(self.tickets.path().to_string_lossy().as_ref());
@@ -131,8 +139,8 @@ impl schema::brood::Server for BroodServer {
 }
 
 impl BroodServer {
-    fn container(&self, handle: Handle) -> schema::container::Client {
-        capnp_rpc::new_client(ContainerServer::new(handle, self.tickets.clone()))
+    fn container(&self, handle: Handle, share: Share) -> schema::container::Client {
+        capnp_rpc::new_client(ContainerServer::new(handle, self.tickets.clone(), self.peer.clone(), share))
     }
 
     /// The order in a request. The outer error is a malformed message, the inner one a wrong request.
@@ -158,11 +166,15 @@ impl BroodServer {
             Ok(stdio) => stdio,
             Err(failure) => return Ok(Err(failure)),
         };
+        let labels = labels_from(request.get_labels()?)?;
+        if labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > LABEL_BYTES_MAX {
+            return Ok(Err(invalid(format!("labels: longer than {LABEL_BYTES_MAX} bytes"))));
+        }
         Ok(Ok(Order {
             id: request.get_id()?.to_string()?,
             source,
             stdio,
-            labels: labels_from(request.get_labels()?)?,
+            labels,
             start: request.get_start(),
             auto_remove: request.get_auto_remove(),
             ignore_unsupported: request.get_ignore_unsupported(),

@@ -7,6 +7,8 @@ use capnp::Error;
 
 use super::convert::{put_failure, put_outcome, put_reply, put_state};
 use super::handle::{Handle, signal};
+use super::meter::Share;
+use super::peer::Peer;
 use super::process::ProcessServer;
 use super::stdio::Tickets;
 use super::{exec, oneshot, resources};
@@ -15,11 +17,13 @@ use crate::registry::{Failure, FailureKind, ProcessCommand};
 pub(super) struct ContainerServer {
     handle: Handle,
     tickets: Rc<Tickets>,
+    peer: Rc<Peer>,
+    _share: Share,
 }
 
 impl ContainerServer {
-    pub(super) fn new(handle: Handle, tickets: Rc<Tickets>) -> ContainerServer {
-        ContainerServer { handle, tickets }
+    pub(super) fn new(handle: Handle, tickets: Rc<Tickets>, peer: Rc<Peer>, share: Share) -> ContainerServer {
+        ContainerServer { handle, tickets, peer, _share: share }
     }
 }
 
@@ -66,10 +70,12 @@ impl schema::Server for ContainerServer {
     }
 
     async fn exec(self: Rc<Self>, params: schema::ExecParams, mut results: schema::ExecResults) -> Result<(), Error> {
-        let request = params.get()?.get_request()?;
+        let share = self.peer.handle()?;
         let (handle, outcome) = match self.handle.target() {
             Ok((supervisor, container)) => {
-                let created = match exec::order(request, container, &self.tickets)? {
+                let order = exec::order(params.get()?.get_request()?, container, &self.tickets)?;
+                drop(params); // what it took is in the order
+                let created = match order {
                     Ok(order) => supervisor.begin_exec(order).complete().await,
                     Err(failure) => Err(failure),
                 };
@@ -80,7 +86,7 @@ impl schema::Server for ContainerServer {
         };
         let mut results = results.get();
         put_outcome(results.reborrow().init_outcome(), outcome.as_ref().copied());
-        results.set_process(capnp_rpc::new_client(ProcessServer::new(handle)));
+        results.set_process(capnp_rpc::new_client(ProcessServer::new(handle, share)));
         Ok(())
     }
 
@@ -89,6 +95,7 @@ impl schema::Server for ContainerServer {
         params: schema::ProcessParams,
         mut results: schema::ProcessResults,
     ) -> Result<(), Error> {
+        let share = self.peer.handle()?;
         let name = params.get()?.get_request()?.get_name()?.to_str()?;
         let found = self.handle.target();
         let found = found.and_then(|(supervisor, container)| {
@@ -100,7 +107,7 @@ impl schema::Server for ContainerServer {
             Ok((supervisor, instance)) => Handle::found(supervisor, Ok(instance)),
             Err(failure) => Handle::Failed(failure),
         };
-        results.set_process(capnp_rpc::new_client(ProcessServer::new(handle)));
+        results.set_process(capnp_rpc::new_client(ProcessServer::new(handle, share)));
         Ok(())
     }
 
@@ -110,10 +117,12 @@ impl schema::Server for ContainerServer {
         mut results: schema::ExecSyncResults,
     ) -> Result<(), Error> {
         let request = params.get()?.get_request()?;
-        let settings = oneshot::Settings::new(request.get_output_limit(), request.get_timeout_ms());
+        let settings = oneshot::Settings::new(request.get_output_limit(), request.get_timeout_ms(), &self.peer);
         let outcome = match (self.handle.target(), settings) {
             (Ok((supervisor, container)), Ok(settings)) => {
-                match exec::order(request.get_exec()?, container, &self.tickets)? {
+                let order = exec::order(request.get_exec()?, container, &self.tickets)?;
+                drop(params); // what it took is in the order
+                match order {
                     Ok(order) => oneshot::exec(supervisor, order, settings).await,
                     Err(failure) => Err(failure),
                 }

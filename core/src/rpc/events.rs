@@ -6,18 +6,22 @@ use std::rc::Rc;
 use brood_schema::brood_capnp as schema;
 
 use super::convert::put_event;
+use super::meter::Share;
 use crate::journal::Page;
 use crate::limits::EVENTS_PER_BATCH;
 use crate::supervisor::Supervisor;
 
 /// The handle: dropping it ends the task.
-pub(super) struct Subscription(tokio::task::AbortHandle);
+pub(super) struct Subscription {
+    flow: tokio::task::AbortHandle,
+    _share: Share,
+}
 
 impl schema::subscription::Server for Subscription {}
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.0.abort();
+        self.flow.abort();
     }
 }
 
@@ -25,6 +29,7 @@ pub(super) fn subscribe(
     supervisor: Rc<Supervisor>,
     request: schema::events_request::Reader<'_>,
     sink: schema::event_sink::Client,
+    share: Share,
 ) -> capnp::Result<Subscription> {
     let id = request.get_id()?.to_string()?;
     let cursor = {
@@ -41,7 +46,7 @@ pub(super) fn subscribe(
             tracing::debug!(%error, "subscriber");
         }
     });
-    Ok(Subscription(task.abort_handle()))
+    Ok(Subscription { flow: task.abort_handle(), _share: share })
 }
 
 struct Flow {

@@ -3,34 +3,40 @@
 //!
 //! `brood`, `container` and `process` implement the handles, `events` the subscriptions, `oneshot` the captured runs, `stdio`
 //! the hand-over of descriptors; `convert` and `exec` are where schema types become ours and back.
+//!
+//! A connection, from the outside in: `connection` accepts it, `link` reads its messages, `gate` says which ones pass, `peer`
+//! keeps account of what the client holds, in the units of `meter`.
 
 mod brood;
+mod connection;
 mod container;
 mod convert;
 mod events;
 mod exec;
+mod gate;
 mod handle;
+mod link;
+mod meter;
 mod oneshot;
+mod peer;
 mod process;
 mod resources;
 mod stdio;
 
-use std::cell::Cell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use brood_schema::brood_capnp;
 use capnp::message::ReaderOptions;
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{RpcSystem, twoparty};
+use capnp_rpc::twoparty;
 use tokio::io::{BufReader, BufWriter};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
+pub use connection::Door;
 pub(crate) use convert::{exit_from, failure_from, labels_from};
 
-use crate::limits::{CONNECTIONS_MAX, RPC_TRAVERSAL_WORDS_MAX};
-use crate::socket;
+use crate::limits::RPC_TRAVERSAL_WORDS_MAX;
 use crate::supervisor::Supervisor;
 
 /// Counts changes of the schema.
@@ -49,7 +55,7 @@ pub fn reader_options() -> ReaderOptions {
 /// The two halves of a connection as the RPC system wants them.
 pub type Network = twoparty::VatNetwork<tokio_util::compat::Compat<BufReader<tokio::net::unix::OwnedReadHalf>>>;
 
-/// Puts a connection under the RPC system.
+/// Puts a client's end of a connection under the RPC system.
 #[must_use]
 pub fn network(stream: UnixStream, side: Side) -> Network {
     let (reader, writer) = stream.into_split();
@@ -63,51 +69,9 @@ pub fn network(stream: UnixStream, side: Side) -> Network {
 /// # Errors
 /// A socket cannot be put under the loop.
 pub fn listen(supervisor: &Rc<Supervisor>, rpc: OwnedFd, stdio: OwnedFd) -> std::io::Result<()> {
-    let tickets = stdio::Tickets::listen(stdio, supervisor.root().join(socket::STDIO))?;
+    let door = Door::new(supervisor, stdio)?;
     rustix::io::ioctl_fionbio(&rpc, true)?;
     let listener = UnixListener::from_std(rpc.into())?;
-    tokio::task::spawn_local(accept(supervisor.clone(), listener, tickets));
+    tokio::task::spawn_local(connection::accept(door, listener));
     Ok(())
-}
-
-async fn accept(supervisor: Rc<Supervisor>, listener: UnixListener, tickets: Rc<stdio::Tickets>) {
-    let connections = Rc::new(Cell::new(0usize));
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: the connection waits in the backlog until there are some.
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        if connections.get() >= CONNECTIONS_MAX {
-            tracing::warn!(limit = CONNECTIONS_MAX, "too many connections; one is closed");
-            continue;
-        }
-        let bootstrap: brood_capnp::brood::Client = match socket::peer_allowed(stream.as_fd()) {
-            Ok((true, _)) => capnp_rpc::new_client(brood::BroodServer::new(supervisor.clone(), tickets.clone())),
-            Ok((false, uid)) => {
-                tracing::warn!(uid, "refused a connection: only root and the daemon's own user may use it");
-                refusal(&format!("uid {uid} may not use this daemon"))
-            }
-            Err(errno) => refusal(&format!("cannot tell who you are: {errno}")),
-        };
-        connections.set(connections.get() + 1);
-        let (system, connections) =
-            (RpcSystem::new(Box::new(network(stream, Side::Server)), Some(bootstrap.client)), connections.clone());
-        tokio::task::spawn_local(async move {
-            if let Err(error) = system.await {
-                tracing::debug!(%error, "connection");
-            }
-            connections.set(connections.get() - 1);
-        });
-    }
-}
-
-/// A bootstrap whose every call fails with this reason.
-fn refusal(reason: &str) -> brood_capnp::brood::Client {
-    let error = capnp::Error::failed(reason.to_owned());
-    capnp_rpc::new_future_client(std::future::ready(Err::<brood_capnp::brood::Client, _>(error)))
 }

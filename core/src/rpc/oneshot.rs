@@ -16,7 +16,9 @@ use tokio::net::unix::pipe;
 
 use super::brood::invalid;
 use super::convert::{put_exit, put_failure};
-use crate::limits::{OUTPUT_LIMIT_DEFAULT, OUTPUT_LIMIT_MAX};
+use super::meter::{Meter, Pool, Share};
+use super::peer::Peer;
+use crate::limits::{OUTPUT_LIMIT_DEFAULT, OUTPUT_LIMIT_MAX, OUTPUT_OWN_BYTES};
 use crate::registry::{Failure, FailureKind, Instance, ProcessCommand, Reply};
 use crate::supervisor::{Creation, ExecOrder, Order, StdioOrder, Supervisor};
 
@@ -26,18 +28,20 @@ const STRAGGLERS: Duration = Duration::from_secs(1);
 pub(super) struct Settings {
     limit: usize,
     timeout: Option<Duration>,
+    /// What all captures share.
+    pool: Rc<Pool>,
 }
 
 impl Settings {
     /// 0 stands for the default, and for no timeout.
-    pub(super) fn new(output_limit: u32, timeout_ms: u64) -> Result<Settings, Failure> {
+    pub(super) fn new(output_limit: u32, timeout_ms: u64, peer: &Peer) -> Result<Settings, Failure> {
         let limit = match output_limit as usize {
             0 => OUTPUT_LIMIT_DEFAULT,
             limit if limit <= OUTPUT_LIMIT_MAX => limit,
             limit => return Err(invalid(format!("outputLimit: {limit} is more than {OUTPUT_LIMIT_MAX}"))),
         };
         let timeout = Some(timeout_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
-        Ok(Settings { limit, timeout })
+        Ok(Settings { limit, timeout, pool: peer.commons.output.clone() })
     }
 }
 
@@ -92,7 +96,7 @@ async fn capture(
     begin: impl FnOnce(Stdio) -> Creation,
 ) -> Result<Ran, Failure> {
     let io_failure = |error: std::io::Error| Failure::new(FailureKind::Internal, format!("output pipe: {error}"));
-    let (stdio, stdout, stderr) = pipes(settings.limit).map_err(io_failure)?;
+    let (stdio, stdout, stderr) = pipes(&settings).map_err(io_failure)?;
     let (stdout, stderr) = (stdout.begin(), stderr.begin());
 
     let creation = begin(stdio);
@@ -136,12 +140,15 @@ pub(super) fn unique() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-fn pipes(limit: usize) -> std::io::Result<(Stdio, Capture, Capture)> {
+fn pipes(settings: &Settings) -> std::io::Result<(Stdio, Capture, Capture)> {
     let capture = || -> std::io::Result<(OwnedFd, Capture)> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
         let pipe = pipe::Receiver::from_owned_fd(read)?;
-        Ok((write, Capture { pipe, limit }))
+        Ok((
+            write,
+            Capture { pipe, limit: settings.limit, room: Meter::new(&settings.pool, OUTPUT_OWN_BYTES, settings.limit) },
+        ))
     };
     let stdin = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let ((stdout, first), (stderr, second)) = (capture()?, capture()?);
@@ -151,12 +158,15 @@ fn pipes(limit: usize) -> std::io::Result<(Stdio, Capture, Capture)> {
 struct Capture {
     pipe: pipe::Receiver,
     limit: usize,
+    room: Rc<Meter>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Captured {
     bytes: Vec<u8>,
     truncated: bool,
+    /// The room of the bytes, as long as they are there.
+    room: Vec<Share>,
 }
 
 impl Capture {
@@ -170,9 +180,16 @@ impl Capture {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = self.pipe.read(&mut buffer).await {
             let mut captured = captured.borrow_mut();
-            let room = self.limit - captured.bytes.len();
-            captured.truncated |= length > room;
-            captured.bytes.extend_from_slice(&buffer[..length.min(room)]);
+            // Once something is missing nothing more is kept: there are no holes.
+            let kept = if captured.truncated { 0 } else { length.min(self.limit - captured.bytes.len()) };
+            match self.room.hold(kept) {
+                Some(share) => {
+                    captured.truncated |= length > kept;
+                    captured.bytes.extend_from_slice(&buffer[..kept]);
+                    captured.room.extend(Some(share).filter(|_| kept > 0));
+                }
+                None => captured.truncated = true,
+            }
         }
     }
 }

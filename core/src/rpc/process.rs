@@ -8,15 +8,17 @@ use capnp::Error;
 use super::brood::invalid;
 use super::convert::{put_failure, put_outcome, put_process, put_reply};
 use super::handle::{Handle, signal};
+use super::meter::Share;
 use crate::registry::{Failure, FailureKind, ProcessCommand, Reply};
 
 pub(super) struct ProcessServer {
     handle: Handle,
+    _share: Share,
 }
 
 impl ProcessServer {
-    pub(super) fn new(handle: Handle) -> ProcessServer {
-        ProcessServer { handle }
+    pub(super) fn new(handle: Handle, share: Share) -> ProcessServer {
+        ProcessServer { handle, _share: share }
     }
 
     /// What a call answers that is about something which only a client holds.

@@ -16,7 +16,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::brood::invalid;
-use crate::limits::{TICKET_LIFETIME_S, TICKETS_MAX};
+use super::meter::{Census, Seat, Share};
+use crate::complaint::Complaint;
+use crate::limits::{
+    ACCEPT_PAUSE_MS, MESSAGE_PATIENCE_S, STDIO_CONNECTIONS_MAX, STDIO_CONNECTIONS_PER_PROCESS_MAX, TICKET_LIFETIME_S,
+    TICKETS_MAX,
+};
 use crate::registry::Failure;
 use crate::socket;
 use crate::supervisor::StdioOrder;
@@ -37,6 +42,7 @@ pub(super) struct Tickets {
 struct Issued {
     at: Instant,
     stdio: Option<StdioOrder>,
+    _share: Share,
 }
 
 impl Tickets {
@@ -54,7 +60,7 @@ impl Tickets {
     }
 
     /// A new ticket, or the reason why there is none.
-    pub(super) fn issue(&self) -> Result<Ticket, String> {
+    pub(super) fn issue(&self, share: Share) -> Result<Ticket, String> {
         let mut issued = self.issued.borrow_mut();
         issued.retain(|_, ticket| ticket.at.elapsed() < LIFETIME);
         if issued.len() >= TICKETS_MAX {
@@ -65,7 +71,7 @@ impl Tickets {
         if filled != Ok(TICKET_LEN) {
             return Err("no random numbers for a ticket".to_owned());
         }
-        issued.insert(ticket, Issued { at: Instant::now(), stdio: None });
+        issued.insert(ticket, Issued { at: Instant::now(), stdio: None, _share: share });
         Ok(ticket)
     }
 
@@ -87,25 +93,41 @@ impl Tickets {
     }
 
     async fn accept(self: Rc<Self>, listener: AsyncFd<OwnedFd>) {
+        let seats = Census::new(STDIO_CONNECTIONS_MAX, STDIO_CONNECTIONS_PER_PROCESS_MAX);
+        let (deaf, crowded) = (Complaint::default(), Complaint::default());
         while let Ok(mut guard) = listener.readable().await {
             match rustix::net::accept_with(listener.get_ref(), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(connection) => drop(tokio::task::spawn_local(self.clone().fill(connection))),
+                Ok(connection) => {
+                    deaf.is_over();
+                    let Ok(peer) = socket::peer(connection.as_fd()) else { continue };
+                    match seats.admit(peer.pid) {
+                        Some(seat) if peer.allowed => {
+                            drop(tokio::task::spawn_local(self.clone().fill(connection, seat)))
+                        }
+                        Some(_) => {}
+                        None => {
+                            if let Some(silent) = crowded.now() {
+                                tracing::warn!(peer.pid, silent, "too many connections for descriptors; one is closed");
+                            }
+                        }
+                    }
+                }
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(errno) => {
-                    tracing::warn!(%errno, "accept descriptors");
-                    guard.clear_ready();
+                    // Still ready: who waits in the backlog makes no new edge.
+                    if let Some(silent) = deaf.now() {
+                        tracing::warn!(%errno, silent, "accept descriptors; trying again");
+                    }
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
                 }
             }
         }
     }
 
     /// One connection fills one ticket.
-    async fn fill(self: Rc<Self>, connection: OwnedFd) {
-        if !matches!(socket::peer_allowed(connection.as_fd()), Ok((true, _))) {
-            return;
-        }
+    async fn fill(self: Rc<Self>, connection: OwnedFd, _seat: Seat) {
         let Ok(connection) = watch(connection, Interest::READABLE) else { return };
-        let filled = tokio::time::timeout(LIFETIME, self.receive(&connection)).await;
+        let filled = tokio::time::timeout(Duration::from_secs(MESSAGE_PATIENCE_S), self.receive(&connection)).await;
         if filled == Ok(Some(())) {
             let _ = rustix::net::send(connection.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
         }

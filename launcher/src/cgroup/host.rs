@@ -156,6 +156,13 @@ impl Hierarchy {
         self.base.join(name)
     }
 
+    /// Whether there is something at a container's place, or right above it but for what is everybody's: limits of others
+    /// that are to hold for the container as well.
+    pub(super) fn is_prepared(&self, place: &Path) -> bool {
+        let pod = place.parent().filter(|parent| *parent != self.base && *parent != self.mount_point);
+        !self.controllers.is_empty() && (place.exists() || pod.is_some_and(Path::exists))
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn mount_point(&self) -> &Path {

@@ -3,15 +3,18 @@
 use std::fmt::Display;
 use std::fs;
 use std::io::{Error, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::LinuxResources;
 
 use super::settings::{Setting, settings};
 use super::{Cgroups, Directory, Host, Version};
 use crate::config::one_line;
+use crate::devices::{self, Compiled, DeviceError, RuleError};
 use crate::report::errno_text;
+use crate::rootless;
 
 /// A limit that makes no sense, or that the host or the kernel refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,9 +37,11 @@ impl LimitError {
 const FEW_PROCESSES: u64 = 16;
 
 /// What `linux.resources` asks for on this host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     settings: Vec<Setting>,
+    /// None where they stay as they are.
+    devices: Option<Arc<Compiled>>,
     /// With `memory.checkBeforeUpdate`.
     check_memory: Bounds,
 }
@@ -67,7 +72,22 @@ impl Limits {
         let bytes = |limit: Option<i64>| limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
         let check_memory = memory.map(|memory| Bounds { limit: bytes(memory.limit()), swap: bytes(memory.swap()) });
         let check_memory = check_memory.unwrap_or_default();
-        Ok(Limits { settings, check_memory })
+        Ok(Limits { settings, devices: None, check_memory })
+    }
+
+    /// The same for a new container, which may open the devices that its rules allow, and those that every container has.
+    ///
+    /// # Errors
+    /// As [`Limits::of`], and a device rule that cannot be honoured.
+    pub fn of_new(resources: Option<&LinuxResources>, host: &Host) -> Result<Limits, LimitError> {
+        let mut limits = resources.map_or_else(|| Ok(Limits::default()), |resources| Limits::of(resources, host))?;
+        let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        let refused = |error: RuleError| {
+            let field = error.field.trim_start_matches("linux.resources.");
+            LimitError::new(field, error.reason)
+        };
+        limits.devices = Some(devices::program(rules).map_err(refused)?);
+        Ok(limits)
     }
 
     /// Takes out what the host has no hierarchy for: why each is refused.
@@ -110,6 +130,7 @@ impl Limits {
     /// The kernel refuses one; those before it are in force.
     pub fn apply(&self, cgroups: &Cgroups) -> Result<(), LimitError> {
         self.check_memory(cgroups)?;
+        self.apply_devices(cgroups)?;
         write_all(&self.settings, cgroups, |_| {})
     }
 
@@ -130,6 +151,26 @@ impl Limits {
                     Err(LimitError::new(&refused.field, problem))
                 }
             },
+        }
+    }
+
+    /// By a program on cgroup v2, also where its hierarchy has no controllers: once it is loaded, that is one system call
+    /// instead of a line per rule.
+    fn apply_devices(&self, cgroups: &Cgroups) -> Result<(), LimitError> {
+        let Some(rules) = &self.devices else { return Ok(()) };
+        let applied = match (cgroups.unified(), cgroups.with("devices")) {
+            (Some(unified), _) => {
+                let directory = fs::File::open(&unified.path)
+                    .map_err(|error| LimitError::new("devices", format!("{}: {error}", unified.path.display())))?;
+                rules.apply_v2(directory.as_fd())
+            }
+            (None, Some(v1)) => rules.apply_v1(&v1.path),
+            (None, None) => return Ok(()),
+        };
+        match applied {
+            // Whoever has no right to set rules is in a user namespace, where no device node can be made either.
+            Err(DeviceError::NotPermitted { .. }) if rootless::in_user_namespace() => Ok(()),
+            applied => applied.map_err(|error| LimitError::new("devices", with_source(&error))),
         }
     }
 
@@ -253,6 +294,11 @@ impl Setting {
             Ok(()) => Ok(()),
         }
     }
+}
+
+/// An error and what caused it, in one line.
+fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// One write(2), which is what a cgroup's file takes for one value; the file is never made.

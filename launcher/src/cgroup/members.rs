@@ -170,7 +170,7 @@ impl Directory {
         fs::write(self.path.join(file), value).map_err(failed(&self.path, &format!("write {file}")))
     }
 
-    fn is_frozen(&self) -> bool {
+    pub(super) fn is_frozen(&self) -> bool {
         let (file, line) = match self.version {
             Version::V2 => ("cgroup.events", "frozen 1"),
             Version::V1 => ("freezer.state", "FROZEN"),

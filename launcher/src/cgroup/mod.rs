@@ -92,7 +92,7 @@ pub struct Directory {
 const WITHOUT_V2: [&str; 5] = ["devices", "memory", "pids", "cpuacct", "freezer"];
 
 /// The same beside cgroup v2, which has the rest without any controller. Every directory costs a launch some 80 µs.
-const BESIDE_V2: [&str; 3] = ["devices", "memory", "pids"];
+const BESIDE_V2: [&str; 2] = ["memory", "pids"];
 
 /// How a process gets into the cgroups of a container.
 #[derive(Debug, Default)]
@@ -105,13 +105,16 @@ pub struct Entrance {
 
 impl Cgroups {
     /// Where a container's directories go; nothing is made yet. `needed` names controllers beside those that every
-    /// container has.
+    /// container has; and where somebody made the directory, or one above it, for the container's sake (a pod's), it has
+    /// one of that hierarchy too.
     #[must_use]
     pub fn plan(host: &Host, needed: &[&str], place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
         let always = if host.unified().is_some() { &BESIDE_V2[..] } else { &WITHOUT_V2 };
         let wanted: Vec<&str> = always.iter().chain(needed).copied().collect();
         let v1 = host.hierarchies().filter(|hierarchy| {
-            hierarchy.version == Version::V1 && wanted.iter().any(|controller| hierarchy.has(controller))
+            hierarchy.version == Version::V1
+                && (wanted.iter().any(|controller| hierarchy.has(controller))
+                    || hierarchy.is_prepared(&place(hierarchy)))
         });
         let directories =
             host.unified().into_iter().chain(v1).map(|hierarchy| Directory::plan(hierarchy, place(hierarchy)));
@@ -196,7 +199,7 @@ impl Cgroups {
                 Path::new(path).components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
             let parts: Vec<Component<'_>> = parts.collect();
             if parts.iter().any(|part| !matches!(part, Component::Normal(_))) {
-                return Err(format!("cgroup {text:?}: is not below the container's own"));
+                return Err(format!("bad sub cgroup path {text:?}: is not below the container's own"));
             }
             let unknown = controllers.iter().flatten().find(|controller| self.with(controller).is_none());
             if let Some(unknown) = unknown {

@@ -117,21 +117,12 @@ pub fn check_process(process: Value, ignore_unsupported: bool) -> Result<(Proces
     checked.map_err(|error| error.in_file(Path::new("exec")))
 }
 
-/// Checks the `linux.resources` of an update, as those of a configuration.
+/// Checks the `linux.resources` of an update; what they mean is [`crate::cgroup`]'s.
 ///
 /// # Errors
-/// As [`load`]; the messages begin with `name`.
+/// The field that has the wrong type; the message begins with `name`.
 pub fn check_resources(resources: Value, name: &str) -> Result<LinuxResources, ConfigError> {
-    let spec = json!({
-        "ociVersion": "1.2.1", "root": {"path": "/"},
-        "linux": {"namespaces": [{"type": "mount"}], "resources": resources},
-    });
-    let checked = check(spec.to_string().as_bytes(), LoadOptions::default());
-    let checked = checked.map(|(spec, _)| {
-        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        resources.unwrap_or_default()
-    });
-    checked.map_err(|error| error.in_file(Path::new(name)))
+    parse::resources(resources).map_err(|error| error.in_file(Path::new(name)))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -120,17 +120,18 @@ pub(super) struct Rule {
 
 /// What every container may use, whatever its config.json says: runc's list, and like there after the file's rules.
 /// Making a node gives nothing away, since opening it is another matter. `linux.devices` adds nothing to it.
-pub(super) const ALWAYS: [Rule; 10] = [
+pub(super) const ALWAYS: [Rule; 11] = [
     allowed(Kind::Char, None, None, Access::MKNOD),
     allowed(Kind::Block, None, None, Access::MKNOD),
-    allowed(Kind::Char, Some(1), Some(3), Access::ALL), // null
-    allowed(Kind::Char, Some(1), Some(5), Access::ALL), // zero
-    allowed(Kind::Char, Some(1), Some(7), Access::ALL), // full
-    allowed(Kind::Char, Some(1), Some(8), Access::ALL), // random
-    allowed(Kind::Char, Some(1), Some(9), Access::ALL), // urandom
-    allowed(Kind::Char, Some(5), Some(0), Access::ALL), // tty
-    allowed(Kind::Char, Some(5), Some(2), Access::ALL), // ptmx
-    allowed(Kind::Char, Some(136), None, Access::ALL),  // pts
+    allowed(Kind::Char, Some(1), Some(3), Access::ALL),    // null
+    allowed(Kind::Char, Some(1), Some(5), Access::ALL),    // zero
+    allowed(Kind::Char, Some(1), Some(7), Access::ALL),    // full
+    allowed(Kind::Char, Some(1), Some(8), Access::ALL),    // random
+    allowed(Kind::Char, Some(1), Some(9), Access::ALL),    // urandom
+    allowed(Kind::Char, Some(5), Some(0), Access::ALL),    // tty
+    allowed(Kind::Char, Some(5), Some(2), Access::ALL),    // ptmx
+    allowed(Kind::Char, Some(136), None, Access::ALL),     // pts
+    allowed(Kind::Char, Some(10), Some(200), Access::ALL), // net/tun
 ];
 
 const fn allowed(kind: Kind, major: Option<u32>, minor: Option<u32>, access: Access) -> Rule {

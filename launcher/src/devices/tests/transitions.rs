@@ -58,7 +58,7 @@ fn a_new_directory_is_emptied_first() {
     let Transition { lines, exposes } = transition(&parse_list("a *:* rwm\n").unwrap(), &target);
     let texts: Vec<String> = lines.iter().map(text).collect();
     assert_eq!(texts[0], "deny a *:* rwm");
-    assert_eq!(texts.len(), 11);
+    assert_eq!(texts.len(), 12);
     assert!(texts.contains(&"allow c 136:* rwm".to_owned()), "{texts:?}");
     assert!(!exposes);
 }

@@ -1,5 +1,5 @@
 //! Where paths of an invented config.json do no harm: a thread with a mount namespace of its own, whose root is an
-//! otherwise empty tmpfs with a bundle in it. Its /proc is two files: no magic link leads out.
+//! otherwise empty tmpfs with a bundle in it. Its /proc is three files: no magic link leads out.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -89,6 +89,9 @@ fn enter() {
         File::create(place.join("dev").join(name)).expect("a file");
     }
     bind("/dev/null".to_owned(), &place.join("dev/null"));
+    // Its own binary, for who seals a copy of it.
+    File::create(place.join("proc/self/exe")).expect("a file");
+    bind("/proc/self/exe".to_owned(), &place.join("proc/self/exe"));
     for name in NAMESPACES {
         let path = place.join("ns").join(name);
         File::create(&path).expect("a file");

@@ -64,7 +64,8 @@ impl LimitArgs {
         ] {
             if let Some(value) = value {
                 let bytes = amount::bytes(value).filter(|bytes| *bytes != 0);
-                let bytes = bytes.with_context(|| format!("{flag} {value:?}: expected bytes, as 512m or 1.5g, or -1"))?;
+                let bytes =
+                    bytes.with_context(|| format!("{flag} {value:?}: expected bytes, as 512m or 1.5g, or -1"))?;
                 put("memory", field, bytes.into());
             }
         }
@@ -256,7 +257,10 @@ fn row(figures: &Value) -> [String; 8] {
 fn bytes(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let unit = units.into_iter().find(|(shift, _)| bytes >> shift > 0);
-    unit.map_or_else(|| format!("{bytes}B"), |(shift, unit)| format!("{:.1}{unit}", bytes as f64 / f64::from(1 << shift)))
+    unit.map_or_else(
+        || format!("{bytes}B"),
+        |(shift, unit)| format!("{:.1}{unit}", bytes as f64 / f64::from(1 << shift)),
+    )
 }
 
 async fn stats_json(container: &Container, id: &str) -> Result<Value, ClientError> {
@@ -381,7 +385,9 @@ mod tests {
 
     #[test]
     fn bytes_are_shown_in_powers_of_1024() {
-        for (number, text) in [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (512 << 20, "512.0MiB"), (3 << 29, "1.5GiB")] {
+        for (number, text) in
+            [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (512 << 20, "512.0MiB"), (3 << 29, "1.5GiB")]
+        {
             assert_eq!(bytes(number), text);
         }
     }

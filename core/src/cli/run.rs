@@ -375,7 +375,8 @@ fn put_resources(spec: &mut serde_json::Value, args: &RunArgs) -> anyhow::Result
     for (section, fields) in args.limits.resources()? {
         resources[section] = fields;
     }
-    let (devices, mut rules) = args.devices.iter().map(|text| device(text)).collect::<anyhow::Result<(Vec<_>, Vec<_>)>>()?;
+    let (devices, mut rules) =
+        args.devices.iter().map(|text| device(text)).collect::<anyhow::Result<(Vec<_>, Vec<_>)>>()?;
     if !devices.is_empty() {
         // What the default rules allow stays allowed; without any, everything else is refused first.
         let known = resources["devices"].as_array().cloned();

@@ -1,7 +1,9 @@
 //! Limits and figures, between the schema's types and ours.
 
 use brood_launcher::cgroup::Stats;
-use brood_launcher::cgroup::stats::{BlockIoEntry, Counter, CpuStats, MemoryStats, Pressure, PressureStats, Stall, Throttling};
+use brood_launcher::cgroup::stats::{
+    BlockIoEntry, Counter, CpuStats, MemoryStats, Pressure, PressureStats, Stall, Throttling,
+};
 use brood_launcher::state::now_ns;
 use brood_schema::brood_capnp as schema;
 use serde_json::{Map, Value, json};

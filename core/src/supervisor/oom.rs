@@ -198,9 +198,13 @@ impl Supervisor {
     /// The cgroups, or the limits, have changed.
     pub(super) fn watch_memory_anew(&self, instance: Instance, cgroups: &Cgroups) {
         let told = self.oom.containers.borrow().watched.get(&instance).map_or(0, |watched| watched.told);
-        let subscribed = self.oom.containers.borrow().watched.get(&instance).is_some_and(|watched| {
-            !matches!(watched.by, Notice::Nothing) && watched.cgroups == *cgroups
-        });
+        let subscribed = self
+            .oom
+            .containers
+            .borrow()
+            .watched
+            .get(&instance)
+            .is_some_and(|watched| !matches!(watched.by, Notice::Nothing) && watched.cgroups == *cgroups);
         if !subscribed {
             self.oom.leave(instance);
             self.oom.enter(instance, cgroups.clone(), told);

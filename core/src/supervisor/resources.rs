@@ -97,8 +97,7 @@ impl Supervisor {
         let cgroups = self.cgroups_of(container).unwrap_or_default();
         if is_init {
             let totals = cgroups.totals();
-            (exit.memory_peak, exit.cpu_total_ns, exit.pressure) =
-                (totals.memory_peak, totals.cpu_ns, totals.pressure);
+            (exit.memory_peak, exit.cpu_total_ns, exit.pressure) = (totals.memory_peak, totals.cpu_ns, totals.pressure);
         }
         if is_init || exit.signal == Some(libc::SIGKILL as u8) {
             exit.oom_killed = cgroups.oom_kills().is_some_and(|kills| kills > 0);

@@ -1,11 +1,11 @@
 //! A container that stands still, and one that is out of memory.
 
+use super::super::types::{Effect, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
 use super::{Life, Phase};
-use crate::registry::types::{Effect, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
 
 /// Whether a container that runs does so. An exec always has [`Pace::Going`]: it is its container that stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::registry) enum Pace {
+pub(in super::super) enum Pace {
     /// It runs.
     Going,
     /// On the way to standing still, or back.
@@ -23,7 +23,7 @@ pub(in crate::registry) enum Pace {
 
 impl Life {
     /// Freezing takes a while, and is answered when it is done.
-    pub(in crate::registry) fn pause(&mut self, ticket: Ticket, instance: Instance, effects: &mut Vec<Effect>) {
+    pub(in super::super) fn pause(&mut self, ticket: Ticket, instance: Instance, effects: &mut Vec<Effect>) {
         match self.phase {
             Phase::Running(Pace::Going) if self.ended.is_none() && self.is_init() => {
                 self.phase = Phase::Running(Pace::Changing { reply: ticket, to_paused: true, killed: false });
@@ -40,7 +40,7 @@ impl Life {
         }
     }
 
-    pub(in crate::registry) fn resume(&mut self, ticket: Ticket, instance: Instance, effects: &mut Vec<Effect>) {
+    pub(in super::super) fn resume(&mut self, ticket: Ticket, instance: Instance, effects: &mut Vec<Effect>) {
         match self.phase {
             Phase::Running(Pace::Paused) if self.ended.is_none() => {
                 self.phase = Phase::Running(Pace::Changing { reply: ticket, to_paused: false, killed: false });
@@ -58,7 +58,7 @@ impl Life {
     }
 
     /// The outcome of freezing or thawing. One that failed leaves things as they were.
-    pub(in crate::registry) fn changed_pace(
+    pub(in super::super) fn changed_pace(
         &mut self,
         instance: Instance,
         result: Result<(), Failure>,
@@ -89,7 +89,7 @@ impl Life {
     }
 
     /// The kernel has killed for memory: told after the start, and before the exit that may come of it.
-    pub(in crate::registry) fn out_of_memory(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
+    pub(in super::super) fn out_of_memory(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
         match self.phase {
             Phase::Creating { .. } | Phase::Starting { .. } => self.early_oom = true,
             Phase::Created | Phase::Running(_) => effects.push(Effect::Publish(instance, EventKind::OutOfMemory)),

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use brood_launcher::cgroup::{Cgroups, OomWatch};
 use rustix::event::EventfdFlags;
@@ -25,6 +26,10 @@ use tokio::io::unix::AsyncFd;
 use super::Supervisor;
 use crate::registry::{Event, Instance};
 use crate::watch::watch;
+
+/// v1's notice comes before the kill that it is about: how long after it the counters are looked at again, until one of
+/// them has changed.
+const LOOKS_AGAIN_MS: [u64; 5] = [2, 10, 50, 250, 1000];
 
 /// Bytes of notices taken from inotify at a time; each is 16 without a name.
 const NOTICES_BYTES: usize = 4096;
@@ -124,21 +129,16 @@ impl OomNotices {
         news
     }
 
-    /// Waits for notices, and returns the containers that they may be about.
-    async fn next(&self) -> std::io::Result<Vec<Instance>> {
-        loop {
-            let about = tokio::select! {
-                ready = self.modified.readable() => {
-                    ready?.clear_ready();
-                    self.modified_ones()?
-                }
-                ready = self.signalled.readable() => {
-                    ready?.clear_ready();
-                    self.signalled_ones()?
-                }
-            };
-            if !about.is_empty() {
-                return Ok(about);
+    /// Waits for notices, and returns the containers that they may be about, and whether the kill may be yet to come.
+    async fn next(&self) -> std::io::Result<(Vec<Instance>, bool)> {
+        tokio::select! {
+            ready = self.modified.readable() => {
+                ready?.clear_ready();
+                Ok((self.modified_ones()?, false))
+            }
+            ready = self.signalled.readable() => {
+                ready?.clear_ready();
+                Ok((self.signalled_ones()?, true))
             }
         }
     }
@@ -211,18 +211,38 @@ impl Supervisor {
         }
     }
 
-    /// Tells that a container is out of memory, if it is and that was not told.
-    pub(super) fn tell_oom(self: &Rc<Self>, instance: Instance) {
-        if self.oom.is_news(instance) {
+    /// Tells that a container is out of memory, if it is and that was not told. True when it was.
+    pub(super) fn tell_oom(self: &Rc<Self>, instance: Instance) -> bool {
+        let news = self.oom.is_news(instance);
+        if news {
             self.event(instance, Event::OutOfMemory);
         }
+        news
     }
 
     pub(super) async fn watch_oom(self: Rc<Self>) {
         loop {
             match self.oom.next().await {
-                Ok(about) => about.into_iter().for_each(|instance| self.tell_oom(instance)),
+                Ok((about, early)) => {
+                    if !self.tell_all_oom(&about) && early && !about.is_empty() {
+                        tokio::task::spawn_local(self.clone().look_again(about));
+                    }
+                }
                 Err(error) => return tracing::error!(%error, "out of memory is told at the exit only"),
+            }
+        }
+    }
+
+    /// True when at least one of them was told.
+    fn tell_all_oom(self: &Rc<Self>, about: &[Instance]) -> bool {
+        about.iter().filter(|instance| self.tell_oom(**instance)).count() > 0
+    }
+
+    async fn look_again(self: Rc<Self>, about: Vec<Instance>) {
+        for pause in LOOKS_AGAIN_MS {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            if self.tell_all_oom(&about) {
+                return;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use brood_launcher::cgroup::{Cgroups, ChangeError, Host, Stats};
 use brood_launcher::config::check_resources;
-use brood_launcher::state::{ExitRecord, Status};
+use brood_launcher::state::{ExitRecord, Status, now_ns};
 use serde_json::Value;
 
 use super::act::internal;
@@ -93,7 +93,10 @@ impl Supervisor {
         let Some((container, is_init)) = self.container_of(instance) else {
             return self.event(instance, Event::Exited(exit));
         };
-        self.tell_oom(container);
+        if self.tell_oom(container) {
+            // Told first, and so with the earlier time.
+            exit.time_ns = exit.time_ns.max(now_ns());
+        }
         let cgroups = self.cgroups_of(container).unwrap_or_default();
         if is_init {
             let totals = cgroups.totals();

@@ -233,7 +233,9 @@ impl Checker {
 
     fn told_paused(&mut self, uid: Uid, paused: bool) {
         let life = self.life(uid);
-        let wrong = (!life.started && !life.cut) || life.paused == Some(paused) || life.told.is_some();
+        // One whose start failed has not ended yet, and may be paused without ever having been told to run.
+        let early = (!life.added && !life.cut) || (life.runs && !life.started);
+        let wrong = early || life.paused == Some(paused) || life.told.is_some();
         life.paused = Some(paused);
         if wrong {
             self.fail(format!("{uid:?}: paused or resumed before its start, after its end, or twice"));

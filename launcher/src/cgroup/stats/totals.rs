@@ -29,8 +29,7 @@ impl Cgroups {
         totals
     }
 
-    /// [`Cgroups::oom_kills`], and one more while processes wait for memory on cgroup v1, which tells of that before the
-    /// kill. Whenever it is more than it was, the container has run out of memory once more.
+    /// [`Cgroups::oom_kills`], and on cgroup v1 one more while processes wait for memory with the killer disabled. Whenever it is more than it was, the container has run out of memory once more.
     #[must_use]
     pub fn out_of_memory_count(&self) -> Option<u64> {
         let directory = self.with("memory").filter(|directory| directory.version == Version::V1);

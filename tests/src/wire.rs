@@ -113,7 +113,7 @@ impl Message {
 }
 
 fn struct_pointer(offset: usize, data: u16, pointers: u16) -> u64 {
-    offset as u64 * 4 | u64::from(data) << 32 | u64::from(pointers) << 48
+    (offset as u64 * 4) | (u64::from(data) << 32) | (u64::from(pointers) << 48)
 }
 
 /// The beginning of a message of one segment with so many words.

@@ -211,7 +211,7 @@ async fn read_table<R: AsyncRead + Unpin>(reader: &mut BufReader<R>) -> capnp::R
             return Err(Error::failed(format!("a message of more than {} bytes", RPC_TRAVERSAL_WORDS_MAX * WORD)));
         }
     }
-    if count % 2 == 0 {
+    if count.is_multiple_of(2) {
         reader.read_u32_le().await?; // to a whole word
     }
     Ok(lengths)

@@ -293,63 +293,53 @@ impl Container {
         Process(request.send().pipeline.get_process())
     }
 
-    /// Starts the program of a created container.
-    pub fn start(&self) -> impl Future<Output = Result<()>> + use<> {
-        let sent = self.0.start_request().send();
-        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
-    }
-
-    /// Waits for the exit of the init process.
-    pub fn wait(&self) -> impl Future<Output = Result<ExitRecord>> + use<> {
-        let sent = self.0.wait_request().send();
-        async move { exit(sent.promise.await?.get()?.get_outcome()?) }
-    }
-
     /// Sends a signal to the init process, or to all.
     pub fn kill(&self, signal: u8, all: bool) -> impl Future<Output = Result<()>> + use<> {
-        let mut request = self.0.kill_request();
-        let mut fields = request.get().init_request();
-        fields.set_signal(signal);
-        fields.set_all(all);
-        let sent = request.send();
-        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
-    }
-
-    /// Deletes the container.
-    pub fn delete(&self, force: bool) -> impl Future<Output = Result<()>> + use<> {
-        let mut request = self.0.delete_request();
-        request.get().init_request().set_force(force);
-        let sent = request.send();
-        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+        self.send_kill(signal, all)
     }
 }
 
 impl Process {
-    /// Starts the program of a parked exec.
-    pub fn start(&self) -> impl Future<Output = Result<()>> + use<> {
-        let sent = self.0.start_request().send();
-        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
-    }
-
-    /// Waits for the exit.
-    pub fn wait(&self) -> impl Future<Output = Result<ExitRecord>> + use<> {
-        let sent = self.0.wait_request().send();
-        async move { exit(sent.promise.await?.get()?.get_outcome()?) }
-    }
-
     /// Sends a signal.
     pub fn kill(&self, signal: u8) -> impl Future<Output = Result<()>> + use<> {
-        let mut request = self.0.kill_request();
-        request.get().init_request().set_signal(signal);
-        let sent = request.send();
-        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
-    }
-
-    /// Deletes what is kept of the exec.
-    pub fn delete(&self, force: bool) -> impl Future<Output = Result<()>> + use<> {
-        let mut request = self.0.delete_request();
-        request.get().init_request().set_force(force);
-        let sent = request.send();
-        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+        self.send_kill(signal, false)
     }
 }
+
+/// What the handles on containers and on execs have in common. To the schema they are two interfaces.
+macro_rules! calls_on_a_process {
+    ($($handle:ident)*) => {$(
+        impl $handle {
+            /// Starts the program of what was created without being started.
+            pub fn start(&self) -> impl Future<Output = Result<()>> + use<> {
+                let sent = self.0.start_request().send();
+                async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+            }
+
+            /// Waits for the exit, of a container that of its init process.
+            pub fn wait(&self) -> impl Future<Output = Result<ExitRecord>> + use<> {
+                let sent = self.0.wait_request().send();
+                async move { exit(sent.promise.await?.get()?.get_outcome()?) }
+            }
+
+            /// Deletes what is kept of it; with `force` also what runs.
+            pub fn delete(&self, force: bool) -> impl Future<Output = Result<()>> + use<> {
+                let mut request = self.0.delete_request();
+                request.get().init_request().set_force(force);
+                let sent = request.send();
+                async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+            }
+
+            fn send_kill(&self, signal: u8, all: bool) -> impl Future<Output = Result<()>> + use<> {
+                let mut request = self.0.kill_request();
+                let mut fields = request.get().init_request();
+                fields.set_signal(signal);
+                fields.set_all(all);
+                let sent = request.send();
+                async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+            }
+        }
+    )*};
+}
+
+calls_on_a_process! { Container Process }

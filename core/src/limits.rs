@@ -116,6 +116,10 @@ pub const INLINE_CONFIG_BYTES_MAX: usize = 16 << 20;
 /// Threads for what may block: parsing, opening trees, removing cgroups; more work than that waits its turn.
 pub const BLOCKING_THREADS_MAX: usize = 8;
 
+/// Hooks that are being started at a time; more wait their turn. One that runs takes no thread, only three descriptors,
+/// and each container has one at most.
+pub const HOOK_STARTS_MAX: usize = 4;
+
 /// Most zygotes (`--zygotes`).
 pub const ZYGOTES_MAX: usize = 64;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cgroup::CgroupError;
-use crate::hooks::{self, Point};
+use crate::hooks::{List, Point};
 use crate::state::{ContainerDir, ContainerState, INIT, StateError};
 
 /// Why a container could not be removed; what is left is found by the next attempt.
@@ -24,15 +24,44 @@ pub enum RemoveError {
 /// # Errors
 /// The cgroup or the folder cannot be removed.
 pub fn remove(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Vec<String>, RemoveError> {
-    let was_cloned = dir.process(INIT).was_cloned();
-    let kept = dir.read_kept();
+    let Pending { hooks, problem } = Pending::of(dir, state);
     state.cgroups.kill_and_remove(patience)?;
     dir.remove()?;
-    Ok(match kept {
-        Ok(kept) if was_cloned => {
-            hooks::run(&kept, Point::Poststop, state, 0).err().iter().map(ToString::to_string).collect()
-        }
-        Ok(_) => Vec::new(),
-        Err(error) => vec![format!("poststop hooks: {error}")],
-    })
+    let failed = hooks.run().err().map(|error| error.to_string());
+    Ok(problem.into_iter().chain(failed).collect())
+}
+
+/// The first half of [`remove`], for whoever runs the hooks in a way of its own and removes the folder after them. The
+/// folder says from here on that the removal has begun ([`ContainerDir::removal_has_begun`]), if there are hooks:
+/// whoever finds it has to go on with it, so that none of them is lost.
+///
+/// # Errors
+/// The cgroup cannot be removed, or the folder not written to.
+pub fn begin(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Pending, RemoveError> {
+    let pending = Pending::of(dir, state);
+    if !pending.hooks.is_empty() {
+        dir.note_removal()?;
+    }
+    state.cgroups.kill_and_remove(patience)?;
+    Ok(pending)
+}
+
+/// What is to be done before the folder of a container may go.
+#[derive(Debug)]
+pub struct Pending {
+    /// Its `poststop` hooks.
+    pub hooks: List,
+    /// Why these are not all.
+    pub problem: Option<String>,
+}
+
+impl Pending {
+    /// Hooks are due after a launch that got as far as a process.
+    fn of(dir: &ContainerDir, state: &ContainerState) -> Pending {
+        let was_cloned = dir.process(INIT).was_cloned();
+        let kept = dir.read_kept();
+        let problem = kept.as_ref().err().map(|error| format!("poststop hooks: {error}"));
+        let kept = kept.ok().filter(|_| was_cloned).unwrap_or_default();
+        Pending { hooks: List::of(&kept, Point::Poststop, state, 0), problem }
+    }
 }

@@ -123,6 +123,7 @@ async def exec(brood, _schema, bundle, name):
     refused["missing"] = told((await missing).outcome)
     refused["all"] = told((await process.kill(request={"all": True})).outcome)
     refused["resize"] = told((await process.resize(request={"rows": 24, "columns": 80})).outcome)
+    refused["closeStdin"] = told((await process.closeStdin(request={})).outcome)
     steps.append(told((await process.delete(request={})).outcome))
     refused["gone"] = told((await process.start(request={})).outcome)
 

@@ -154,6 +154,8 @@ fn a_failing_hook_ends_the_container_and_is_named() {
             if !binaries::oracle() {
                 assert!(output.stderr.contains(kind), "{face:?} does not name {kind}: {}", output.stderr);
                 assert!(output.stderr.contains("exit status 3"), "{face:?} {kind}: {}", output.stderr);
+                let told = matches!(kind, "prestart" | "createRuntime" | "poststart");
+                assert!(!told || output.stderr.contains("stderr: bad luck"), "{face:?} {kind}: {}", output.stderr);
             }
             assert_eq!(sandbox.containers(), Vec::<String>::new(), "{face:?} {kind} left state behind");
             sandbox.assert_clean();

@@ -146,6 +146,7 @@ fn an_execs_life() {
         ("missing", "notFound"),
         ("all", "invalidRequest"),
         ("resize", "wrongState"),
+        ("closeStdin", "wrongState"),
         ("gone", "notFound"),
     ];
     for (case, kind) in expected {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use brood_tests::{Bundle, Cmd, Sandbox};
+use brood_tests::{Bundle, Cmd, Daemon, Sandbox};
 
 /// `brood run ARGS...` on the default bundle: the host's root below a throw-away layer.
 fn run(sandbox: &Sandbox, args: &[&str]) -> Cmd {
@@ -201,4 +201,23 @@ fn a_terminal_is_given() {
     assert!(output.stdout.contains("/dev/pts/0\r\n"), "{output}");
     let refused = sandbox.brood().args(["run", "-t", "-d", "--", "true"]).run().expect(125);
     refused.one_line_error();
+}
+
+/// SIGWINCH: the container's terminal follows the size of the caller's, with a daemon and without one.
+#[test]
+fn a_terminal_follows_the_size_of_the_callers() {
+    for with_daemon in [false, true] {
+        let sandbox = Sandbox::new();
+        let _daemon = with_daemon.then(|| Daemon::start(&sandbox, &[]));
+        let script = "trap 'stty size' WINCH; stty size; while :; do read line && exit 5; done";
+        let (mut run, terminal) =
+            sandbox.brood().args(["run", "--rm", "-t", "--", "sh", "-c", script]).start_on_terminal();
+        run.output_until(|text| text.contains("24 80"));
+        terminal.resize(30, 90);
+        run.output_until(|text| text.contains("30 90"));
+        terminal.resize(31, 91);
+        run.output_until(|text| text.contains("31 91"));
+        terminal.type_text("typed\n");
+        run.finish().expect(5);
+    }
 }

@@ -18,14 +18,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::terminal::{self, Console};
 use super::{Place, absolute, nobody_there, print};
-use crate::client::{Client, Container, Create, CreateSource, Process};
+use crate::client::{Client, ClientError, Container, Create, CreateSource, Process};
 use crate::limits::RETAIN_COUNT_DEFAULT;
 use crate::reactor::{self, Choice};
-use crate::registry::{Instance, ProcessCommand, Reply};
-use crate::supervisor::{Order, Settings, StdioOrder, Supervisor, sweep};
+use crate::registry::{FailureKind, Instance, ProcessCommand, Reply};
+use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
 
 /// Signals that are passed on to the container of a foreground run.
 const FORWARDED: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
+
+/// How long a command without a daemon stays to remove what another one has left.
+const SWEEP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[derive(Args)]
 pub(super) struct CreateArgs {
@@ -162,13 +165,26 @@ async fn run_remote(client: Client, mut create: Create, args: &RunArgs) -> anyho
     let exit = container.wait();
     created.await?;
     let relay = console.map(Console::relay).transpose()?;
-    let forwarding = tokio::task::spawn_local(Wired::Container(container).forward(signals));
+    let forwarding = tokio::task::spawn_local(Wired::Container(container.clone()).forward(signals));
     let exit = exit.await?;
     forwarding.abort();
     if let Some(relay) = relay {
         relay.finish().await;
     }
+    if args.rm {
+        removed(&container).await;
+    }
     Ok(status(&exit))
+}
+
+/// Waits until the daemon has removed what it was told to remove at its end: joins that removal, if it is not through.
+/// Whatever becomes of it, the run has a status by now.
+async fn removed(container: &Container) {
+    match container.delete(true).await {
+        Err(ClientError::Refused(failure)) if failure.kind == FailureKind::NotFound => {}
+        Err(error) => tracing::warn!("--rm: {error}"),
+        Ok(()) => {}
+    }
 }
 
 /// Without a daemon: the same supervisor, in this process and for this one container.
@@ -191,7 +207,6 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         manager: Manager::Embedded,
         container_nofile: None,
     };
-    sweep(&settings.root);
     let root = settings.root.clone();
     let (console, stdio) = if args.tty {
         let (ours, theirs) = Console::open()?;
@@ -203,6 +218,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         // Before there is anything that a signal could leave behind.
         let signals = Signals::new()?;
         let supervisor = Supervisor::start(settings, None).context("start")?;
+        let sweep = supervisor.sweep();
         let source = match create.source {
             CreateSource::Bundle(path) => Source::Bundle { path, config: None },
             CreateSource::Config { text, host_overlay } => Source::Inline { config: text, host_overlay },
@@ -217,6 +233,9 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
             ignore_unsupported: create.ignore_unsupported,
         };
         let result = run_locally(&supervisor, order, signals, console).await;
+        if tokio::time::timeout(SWEEP_PATIENCE, sweep).await.is_err() {
+            tracing::warn!("what a command that was killed has left is not all removed; the next one goes on");
+        }
         supervisor.stop();
         result
     });
@@ -235,7 +254,7 @@ async fn run_locally(
 ) -> anyhow::Result<ExitCode> {
     let (instance, exit) = match supervisor.begin(order).complete().await {
         Ok(created) => created,
-        Err(failure) => return Err(crate::client::ClientError::from(failure).into()),
+        Err(failure) => return Err(ClientError::from(failure).into()),
     };
     let relay = console.map(Console::relay).transpose();
     let forwarding = tokio::task::spawn_local(Wired::Local(supervisor.clone(), instance).forward(signals));
@@ -246,9 +265,7 @@ async fn run_locally(
     }
     let deleted = supervisor.ask(instance, ProcessCommand::Delete { force: true }).await;
     match (exit, deleted) {
-        (Reply::Refused(failure), _) | (_, Reply::Refused(failure)) => {
-            Err(crate::client::ClientError::from(failure).into())
-        }
+        (Reply::Refused(failure), _) | (_, Reply::Refused(failure)) => Err(ClientError::from(failure).into()),
         (Reply::Exit(exit), _) => Ok(status(&exit)),
         (Reply::Created(_) | Reply::Done, _) => bail!("a wait was answered with no exit"),
     }

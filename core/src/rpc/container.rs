@@ -5,7 +5,7 @@ use std::rc::Rc;
 use brood_schema::brood_capnp::container as schema;
 use capnp::Error;
 
-use super::convert::{put_failure, put_outcome, put_reply, put_state};
+use super::convert::{put_failure, put_outcome, put_state};
 use super::handle::{Handle, signal};
 use super::meter::Share;
 use super::peer::Peer;
@@ -29,9 +29,7 @@ impl ContainerServer {
 
 impl schema::Server for ContainerServer {
     async fn start(self: Rc<Self>, _: schema::StartParams, mut results: schema::StartResults) -> Result<(), Error> {
-        let reply = self.handle.ask(ProcessCommand::Start).await;
-        put_reply(results.get().init_outcome(), &reply);
-        Ok(())
+        self.handle.answer(ProcessCommand::Start, results.get().init_outcome()).await
     }
 
     async fn wait(self: Rc<Self>, _: schema::WaitParams, mut results: schema::WaitResults) -> Result<(), Error> {
@@ -41,9 +39,7 @@ impl schema::Server for ContainerServer {
     async fn kill(self: Rc<Self>, params: schema::KillParams, mut results: schema::KillResults) -> Result<(), Error> {
         let request = params.get()?.get_request()?;
         let (signal, all) = (signal(&request), request.get_all());
-        let reply = self.handle.ask(ProcessCommand::Kill { signal, all }).await;
-        put_reply(results.get().init_outcome(), &reply);
-        Ok(())
+        self.handle.answer(ProcessCommand::Kill { signal, all }, results.get().init_outcome()).await
     }
 
     async fn delete(
@@ -52,9 +48,7 @@ impl schema::Server for ContainerServer {
         mut results: schema::DeleteResults,
     ) -> Result<(), Error> {
         let force = params.get()?.get_request()?.get_force();
-        let reply = self.handle.ask(ProcessCommand::Delete { force }).await;
-        put_reply(results.get().init_outcome(), &reply);
-        Ok(())
+        self.handle.answer(ProcessCommand::Delete { force }, results.get().init_outcome()).await
     }
 
     async fn state(self: Rc<Self>, _: schema::StateParams, mut results: schema::StateResults) -> Result<(), Error> {

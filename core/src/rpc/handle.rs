@@ -7,7 +7,7 @@ use capnp::Error;
 use futures::FutureExt;
 use futures::future::Shared;
 
-use super::convert::{put_exit, put_failure};
+use super::convert::{put_exit, put_failure, put_reply};
 use crate::registry::{Failure, Instance, ProcessCommand, Reply};
 use crate::supervisor::{Asked, Supervisor};
 
@@ -51,6 +51,16 @@ impl Handle {
             Ok((supervisor, instance)) => supervisor.ask(instance, command).await,
             Err(failure) => Reply::Refused(failure),
         }
+    }
+
+    /// Has a command carried out, and answers with what came of it.
+    pub(super) async fn answer(
+        &self,
+        command: ProcessCommand,
+        outcome: schema::outcome::Builder<'_>,
+    ) -> Result<(), Error> {
+        put_reply(outcome, &self.ask(command).await);
+        Ok(())
     }
 
     /// Answers a `wait`.

@@ -6,10 +6,10 @@ use brood_schema::brood_capnp::process as schema;
 use capnp::Error;
 
 use super::brood::invalid;
-use super::convert::{put_failure, put_outcome, put_process, put_reply};
+use super::convert::{put_failure, put_outcome, put_process};
 use super::handle::{Handle, signal};
 use super::meter::Share;
-use crate::registry::{Failure, FailureKind, ProcessCommand, Reply};
+use crate::registry::{Failure, FailureKind, ProcessCommand};
 
 pub(super) struct ProcessServer {
     handle: Handle,
@@ -30,9 +30,7 @@ impl ProcessServer {
 
 impl schema::Server for ProcessServer {
     async fn start(self: Rc<Self>, _: schema::StartParams, mut results: schema::StartResults) -> Result<(), Error> {
-        let reply = self.handle.ask(ProcessCommand::Start).await;
-        put_reply(results.get().init_outcome(), &reply);
-        Ok(())
+        self.handle.answer(ProcessCommand::Start, results.get().init_outcome()).await
     }
 
     async fn wait(self: Rc<Self>, _: schema::WaitParams, mut results: schema::WaitResults) -> Result<(), Error> {
@@ -41,13 +39,12 @@ impl schema::Server for ProcessServer {
 
     async fn kill(self: Rc<Self>, params: schema::KillParams, mut results: schema::KillResults) -> Result<(), Error> {
         let request = params.get()?.get_request()?;
-        let reply = if request.get_all() {
-            Reply::Refused(invalid("all: a signal to all processes is the container's `kill`"))
-        } else {
-            self.handle.ask(ProcessCommand::Kill { signal: signal(&request), all: false }).await
-        };
-        put_reply(results.get().init_outcome(), &reply);
-        Ok(())
+        let outcome = results.get().init_outcome();
+        if request.get_all() {
+            put_failure(outcome.init_failure(), &invalid("all: a signal to all processes is the container's `kill`"));
+            return Ok(());
+        }
+        self.handle.answer(ProcessCommand::Kill { signal: signal(&request), all: false }, outcome).await
     }
 
     async fn delete(
@@ -56,9 +53,7 @@ impl schema::Server for ProcessServer {
         mut results: schema::DeleteResults,
     ) -> Result<(), Error> {
         let force = params.get()?.get_request()?.get_force();
-        let reply = self.handle.ask(ProcessCommand::Delete { force }).await;
-        put_reply(results.get().init_outcome(), &reply);
-        Ok(())
+        self.handle.answer(ProcessCommand::Delete { force }, results.get().init_outcome()).await
     }
 
     async fn state(self: Rc<Self>, _: schema::StateParams, mut results: schema::StateResults) -> Result<(), Error> {

@@ -2,25 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::time::Duration;
 
-use brood_launcher::hooks::{self, Point};
-use brood_launcher::remove;
-use brood_launcher::report::{Outcome, errno_text};
+use brood_launcher::report::errno_text;
 use brood_launcher::signal;
-use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, PidRecord, StartSocket, exit_of_stranger, now_ns, open_process,
-};
+use brood_launcher::state::{ExitRecord, PidRecord, exit_of_stranger, now_ns};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::launch::{read_reports, watch_reports};
-use super::{ContainerFiles, Files, Record, Supervisor};
+use super::{Record, Supervisor};
 use crate::journal::JournalEvent;
 use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
-
-/// How long processes that were killed may take to leave a cgroup.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Supervisor {
     pub(super) fn act(self: &Rc<Self>, effect: Effect) {
@@ -54,25 +45,7 @@ impl Supervisor {
         }
     }
 
-    fn release(self: &Rc<Self>, instance: Instance) {
-        let found = self.records.borrow().get(&instance).map(|record| {
-            let Files { start_socket, container, .. } = &record.files;
-            (start_socket.clone(), container.clone())
-        });
-        let Some((socket, container)) = found else { return };
-        let supervisor = self.clone();
-        tokio::task::spawn_local(async move {
-            let event = match (supervisor.released(socket).await, container) {
-                (Event::Released(Ok(())), Some(ContainerFiles { dir, state })) => {
-                    Event::Released(supervisor.blocking(move || poststart(&dir, &state)).await.flatten())
-                }
-                (event, _) => event,
-            };
-            supervisor.event(instance, event);
-        });
-    }
-
-    fn signal(&self, instance: Instance, number: i32, all: bool) -> Result<(), Failure> {
+    pub(super) fn signal(&self, instance: Instance, number: i32, all: bool) -> Result<(), Failure> {
         let records = self.records.borrow();
         let record = records.get(&instance);
         let what = if record.is_some_and(|record| record.files.container.is_none()) { "process" } else { "container" };
@@ -163,33 +136,6 @@ impl Supervisor {
         }
     }
 
-    /// Connects to the parked process, and reads its last reports.
-    async fn released(&self, socket: StartSocket) -> Event {
-        let gone = || Failure::new(FailureKind::WrongState, "cannot start what has stopped".to_owned());
-        let failed = |errno: Errno| internal(&format!("start.sock: {}", errno_text(errno)));
-        let connected = self.blocking(move || {
-            // Once connected it is started, whatever becomes of us.
-            socket.connect().inspect(|_| socket.remove())
-        });
-        let connection = match connected.await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(Errno::CONNREFUSED | Errno::NOENT)) => return Event::Released(Err(gone())),
-            Ok(Err(errno)) => return Event::NotReleased(failed(errno)),
-            Err(failure) => return Event::NotReleased(failure),
-        };
-        let reports = async { read_reports(&watch_reports(connection)?).await };
-        let reports = tokio::time::timeout(self.settings.start_timeout, reports).await;
-        Event::Released(match reports {
-            Ok(Ok(reader)) => match reader.finish_start() {
-                Outcome::Running => Ok(()),
-                Outcome::Failed(error) => Err(Failure::of_step(&error)),
-                Outcome::Parked | Outcome::Vanished => Err(gone()),
-            },
-            Ok(Err(error)) => Err(internal(&format!("start.sock: {error}"))),
-            Err(_) => Err(internal("the started process does not report; it may be stopped")),
-        })
-    }
-
     /// This process ended: look at its status, without reaping it.
     pub(super) fn on_exit(self: &Rc<Self>, instance: Instance) {
         let exit = {
@@ -211,28 +157,6 @@ impl Supervisor {
         };
         self.event(instance, Event::Exited(exit));
     }
-
-    fn remove(self: &Rc<Self>, instance: Instance) {
-        let what = self.records.borrow().get(&instance).map(|record| match &record.files.container {
-            Some(container) => Ok(container.clone()),
-            None => Err(record.files.dir.clone()),
-        });
-        let supervisor = self.clone();
-        tokio::task::spawn_local(async move {
-            let result = match what {
-                // Never got as far as a folder.
-                None => Ok(()),
-                Some(Ok(container)) => {
-                    supervisor.blocking(move || remove(&container.dir, &container.state)).await.flatten()
-                }
-                Some(Err(dir)) => {
-                    let remove = move || dir.remove().map_err(|error| internal(&error.to_string()));
-                    supervisor.blocking(remove).await.flatten()
-                }
-            };
-            supervisor.event(instance, Event::Removed(result));
-        });
-    }
 }
 
 /// The status of a child of ours, which stays a zombie.
@@ -243,32 +167,6 @@ fn peek(pidfd: BorrowedFd<'_>) -> ExitRecord {
         Ok(None) => ExitRecord::unknown("its handle became readable without an exit", now_ns()),
         Err(errno) => ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns()),
     }
-}
-
-/// Removes what a container without an init process holds; execs that live on end here at the latest.
-pub(super) fn remove(dir: &ContainerDir, state: &ContainerState) -> Result<(), Failure> {
-    let problems = remove::remove(dir, state, REMOVAL_PATIENCE).map_err(|error| internal(&error.to_string()))?;
-    for problem in problems {
-        tracing::warn!(container = state.id, "{problem}");
-    }
-    Ok(())
-}
-
-/// The program runs: its `poststart` hooks do too. When one fails, the container is killed (runtime-spec 1.3, runtime,
-/// "Lifecycle", 9).
-pub(super) fn poststart(dir: &ContainerDir, state: &ContainerState) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::new(FailureKind::LaunchFailed, error.to_string());
-    let kept = dir.read_kept().map_err(|error| failed(&error))?;
-    if kept.poststart.is_empty() {
-        return Ok(());
-    }
-    let record = dir.process(INIT).read_pid().map_err(|error| failed(&error))?;
-    hooks::run(&kept, Point::Poststart, state, record.pid).map_err(|error| {
-        if let Some(init) = open_process(record) {
-            let _ = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
-        }
-        failed(&error)
-    })
 }
 
 pub(super) fn internal(message: &str) -> Failure {

@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use brood_launcher::hooks::{self, Point};
+use brood_launcher::hooks::{List, Point};
 use brood_launcher::plan::{Io, Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
+use brood_launcher::state::{ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
@@ -16,7 +16,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
-use super::{Files, Order, Record, StdioOrder, Supervisor, Work};
+use super::remove::remove_unborn;
+use super::{Deadline, Files, Order, Record, StdioOrder, Supervisor, Work};
 use crate::registry::{Event, Failure, FailureKind, Instance, Reaper, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
@@ -35,7 +36,6 @@ pub(super) struct Hooked {
     kept: Kept,
     state: ContainerState,
     pid: i32,
-    dir: ContainerDir,
 }
 
 impl Supervisor {
@@ -47,56 +47,48 @@ impl Supervisor {
     }
 
     async fn launch(self: Rc<Self>, instance: Instance, work: Work) {
-        let limit = self.settings.start_timeout;
-        let late = || {
-            let message = format!("not set up within {} s (--start-timeout)", limit.as_secs_f32());
-            Failure::new(FailureKind::LaunchFailed, message)
-        };
-        let deadline = tokio::time::Instant::now() + limit;
+        let deadline = Deadline::after(self.settings.start_timeout, "set up");
         // What is given up here undoes itself when it is done: the reservation is dropped, a late child is killed.
-        let cloned = tokio::time::timeout_at(deadline, async {
+        let cloned = deadline.keep(async {
             match work {
                 Work::Container(order) => self.clone_child(instance, order).await,
                 Work::Exec(order) => self.clone_exec(instance, order).await,
             }
-        })
-        .await;
-        let Cloned { plan, status, hooked } = match cloned.unwrap_or_else(|_| Err(late())) {
-            Ok(cloned) => cloned,
-            Err(failure) => return self.event(instance, Event::NotCloned(failure)),
-        };
-        let broken = |error: std::io::Error| internal(&format!("status pipe: {error}"));
-        let reports = async {
-            let status = watch_reports(status).map_err(broken)?;
-            let mut reader = read_reports(&status).await.map_err(broken)?;
-            let Some(Hooked { kept, state, pid, dir }) = hooked else { return Ok(reader.finish(&plan)) };
-            if reader.awaits_hooks() {
-                let shown = state.clone();
-                let hooks = move || hooks::run(&kept, Point::CreateRuntime, &shown, pid);
-                self.blocking(hooks)
-                    .await?
-                    .map_err(|error| Failure::new(FailureKind::LaunchFailed, error.to_string()))?;
-                // Should the child be gone meanwhile, its end of file says so.
-                let _ = rustix::net::send(status.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
-                reader = read_reports(&status).await.map_err(broken)?;
-            }
-            let outcome = reader.finish(&plan);
-            if outcome == Outcome::Running {
-                self.blocking(move || super::act::poststart(&dir, &state)).await??;
-            }
-            Ok(outcome)
-        };
-        let event = match tokio::time::timeout_at(deadline, reports).await {
-            Ok(Ok(outcome)) => match outcome {
-                Outcome::Running => Event::SetUp { parked: false },
-                Outcome::Parked => Event::SetUp { parked: true },
-                Outcome::Failed(error) => Event::SetUpFailed(Failure::of_step(&error)),
-                Outcome::Vanished => Event::SetUpFailed(internal("the process was killed while it was being set up")),
+        });
+        let event = match cloned.await.flatten() {
+            Ok(cloned) => match self.set_up(cloned, deadline).await {
+                Ok(parked) => Event::SetUp { parked },
+                Err(failure) => Event::SetUpFailed(failure),
             },
-            Ok(Err(failure)) => Event::SetUpFailed(failure),
-            Err(_) => Event::SetUpFailed(late()),
+            Err(failure) => Event::NotCloned(failure),
         };
         self.event(instance, event);
+    }
+
+    /// Waits until the child is parked (true) or its program runs, and runs the hooks that come before that.
+    async fn set_up(&self, cloned: Cloned, deadline: Deadline) -> Result<bool, Failure> {
+        let Cloned { plan, status, hooked } = cloned;
+        let broken = |error: std::io::Error| internal(&format!("status pipe: {error}"));
+        let status = watch_reports(status).map_err(broken)?;
+        let mut reader = deadline.keep(read_reports(&status)).await?.map_err(broken)?;
+        let hooks = |point| hooked.as_ref().map(|Hooked { kept, state, pid }| List::of(kept, point, state, *pid));
+        if let Some(hooks) = hooks(Point::CreateRuntime).filter(|_| reader.awaits_hooks()) {
+            self.run_hooks(hooks, Some(deadline)).await?;
+            // Should the child be gone meanwhile, its end of file says so.
+            let _ = rustix::net::send(status.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
+            reader = deadline.keep(read_reports(&status)).await?.map_err(broken)?;
+        }
+        match reader.finish(&plan) {
+            Outcome::Parked => Ok(true),
+            Outcome::Running => {
+                if let Some(hooks) = hooks(Point::Poststart) {
+                    self.run_hooks(hooks, Some(deadline)).await?;
+                }
+                Ok(false)
+            }
+            Outcome::Failed(error) => Err(Failure::of_step(&error)),
+            Outcome::Vanished => Err(internal("the process was killed while it was being set up")),
+        }
     }
 
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
@@ -138,10 +130,10 @@ impl Supervisor {
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
         let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
-        let (pid, dir, init) = (spawned.pid, reserved.dir().clone(), reserved.dir().process(INIT));
+        let (pid, init) = (spawned.pid, reserved.dir().process(INIT));
         let files = || Files::of_init(reserved.keep(), state.clone());
         self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)?;
-        Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid, dir }) })
+        Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
     }
 
     /// Writes the child down, in its folder and here, and watches it; kills it when that cannot be.
@@ -186,7 +178,7 @@ impl Supervisor {
                 let child = child.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
                 child.iter().for_each(end_child);
             }
-            super::act::remove(reserved.dir(), &state)
+            remove_unborn(reserved.dir(), &state)
         });
         if let Err(failure) = undone.await.flatten() {
             tracing::warn!(%failure, "undo a launch");

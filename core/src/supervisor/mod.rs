@@ -9,16 +9,18 @@
 //! One thread. An input is handled to the end, all its effects included, before the next one; effects that take time
 //! (launch, release, removal) run as tasks and come back as events.
 //!
-//! Reading order: here; `act` for the effects; `launch` and `exec` for the way from order to running; `recover` for what
-//! an earlier supervisor left.
+//! Reading order: here; `act` for the effects; `launch` and `exec` for the way from order to running, `start` for that
+//! from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left.
 
 mod act;
 mod exec;
+mod hooks;
 mod launch;
 mod recover;
+mod remove;
+mod start;
 
 pub use exec::ExecOrder;
-pub use recover::sweep;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -38,13 +40,16 @@ use tokio::sync::oneshot;
 
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
-use crate::limits::BLOCKING_THREADS_MAX;
+use crate::limits::{BLOCKING_THREADS_MAX, HOOK_STARTS_MAX};
 use crate::reactor::{Exits, Kind};
 use crate::registry::{
     Command, Event, Failure, FailureKind, Inherited, Input, Instance, ProcessCommand, Reaper, Registry, Reply, Target,
     Ticket,
 };
 use crate::zygotes::Zygotes;
+
+/// How long `kill_all` may take: less than service managers give a daemon that they stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How to run a supervisor.
 #[derive(Clone, Debug)]
@@ -55,7 +60,8 @@ pub struct Settings {
     pub reactor: Kind,
     /// Number of zygotes.
     pub zygotes: usize,
-    /// A container that is not set up after this time is killed.
+    /// A container that is not set up after this time is killed, and one whose program does not run this time after its
+    /// start; hooks included.
     pub start_timeout: Duration,
     /// Events kept.
     pub retain: usize,
@@ -222,6 +228,34 @@ impl Drop for Asked {
     }
 }
 
+/// Until when a launch or a start must be through (`--start-timeout`).
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: tokio::time::Instant,
+    limit: Duration,
+    what: &'static str,
+}
+
+impl Deadline {
+    fn after(limit: Duration, what: &'static str) -> Deadline {
+        Deadline { at: tokio::time::Instant::now() + limit, limit, what }
+    }
+
+    /// What is late is dropped.
+    async fn keep<T>(self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let missed = |_| {
+            let message = format!("not {} within {} s (--start-timeout)", self.what, self.limit.as_secs_f32());
+            Failure::new(FailureKind::LaunchFailed, message)
+        };
+        tokio::time::timeout_at(self.at, work).await.map_err(missed)
+    }
+}
+
+/// What a task on another thread comes to when the runtime ends.
+fn going_down(_: tokio::task::JoinError) -> Failure {
+    Failure::new(FailureKind::Internal, "the supervisor is stopping".to_owned())
+}
+
 /// The supervisor.
 pub struct Supervisor {
     settings: Settings,
@@ -238,6 +272,7 @@ pub struct Supervisor {
     keeper: Option<KeeperLink>,
     inherited: RefCell<Inherited>,
     blocking: tokio::sync::Semaphore,
+    hook_starts: tokio::sync::Semaphore,
     /// Shared by the launches of execs from the request to a zygote until the child is written down.
     launching_execs: tokio::sync::RwLock<()>,
 }
@@ -273,6 +308,7 @@ impl Supervisor {
             keeper,
             inherited: RefCell::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
+            hook_starts: tokio::sync::Semaphore::new(HOOK_STARTS_MAX),
             launching_execs: tokio::sync::RwLock::new(()),
             settings,
         });
@@ -323,7 +359,6 @@ impl Supervisor {
     /// # Errors
     /// The runtime is going down.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let going_down = |_| Failure::new(FailureKind::Internal, "the supervisor is stopping".to_owned());
         let _turn = self.blocking.acquire().await.ok();
         tokio::task::spawn_blocking(work).await.map_err(going_down)
     }
@@ -403,15 +438,21 @@ impl Supervisor {
         self.zygotes.stop();
     }
 
-    /// Kills and removes every container; returns when none is left.
+    /// Kills and removes every container; returns when none is left, or when that takes too long: what is left, a hook that
+    /// hangs for one, is the next supervisor's.
     pub async fn kill_all(self: &Rc<Self>) {
         let instances: Vec<Instance> = self.core.borrow().iter().map(|(_, instance)| instance).collect();
         let delete = |target| self.ask(target, ProcessCommand::Delete { force: true });
         let asked: Vec<Asked> = instances.into_iter().map(delete).collect();
-        for reply in asked {
-            if let Reply::Refused(failure) = reply.await {
-                tracing::warn!(%failure, "stop");
+        let all = async {
+            for reply in asked {
+                if let Reply::Refused(failure) = reply.await {
+                    tracing::warn!(%failure, "stop");
+                }
             }
+        };
+        if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
+            tracing::warn!("not all containers could be removed in {} s", STOP_PATIENCE.as_secs());
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! What becomes of what is found is decided by [`crate::registry::Registry::take_over`]; here it is looked for, written
 //! down and watched. What has no pid file is half made: a container is killed by its cgroup and removed; of an exec the
-//! folder is removed, and the process killed if it can be told from those that the container has orphaned.
+//! folder is removed, and the process killed if it can be told from those that the container has orphaned. A removal that was
+//! noted is gone on with: those of its hooks that did not run to their end have their turn.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,28 +12,13 @@ use std::rc::Rc;
 use brood_launcher::cgroup::Cgroups;
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
-    StateRoot, is_namespace_init, now_ns, open_process,
+    is_namespace_init, now_ns, open_process,
 };
 
 use super::exec::strays;
 use super::{Files, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
-use crate::registry::{Adopted, ContainerRemains, Event, Kept, Remains};
-
-/// Removes what embedded supervisors left that were killed, and reservations that were never completed.
-pub fn sweep(root: &StateRoot) {
-    root.sweep();
-    for id in root.list().unwrap_or_default() {
-        let Ok(dir) = root.find(&id) else { continue };
-        let Ok(state) = dir.read_state() else { continue };
-        if state.manager == Manager::Embedded && state.embedded_in.and_then(open_process).is_none() {
-            // Its processes died with the supervisor; the cgroup says when they are gone.
-            if let Err(failure) = super::act::remove(&dir, &state) {
-                tracing::warn!(container = id, %failure, "left by a command that was killed");
-            }
-        }
-    }
-}
+use crate::registry::{Adopted, ContainerRemains, Event, Kept, ProcessCommand, Remains};
 
 /// What an earlier supervisor left of one process, and the handle of one that lives. Fails when there is no pid file: it
 /// was not cloned, or nobody knows.
@@ -91,7 +77,7 @@ impl Supervisor {
         let key = |exit: &KeptExit| PidRecord { pid: exit.pid, start_time: exit.start_time };
         let by_process: Kept<'_> = kept.iter().map(|kept| (key(kept), &kept.exit)).collect();
         let mut adopted = 0;
-        sweep(&self.settings.root);
+        drop(self.sweep());
         self.complete_last_exit();
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
@@ -132,14 +118,14 @@ impl Supervisor {
 
     fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &Kept<'_>) {
         let id = state.id.clone();
-        let Ok((init, init_fd)) = remains_of(&dir.process(INIT), &dir.start_socket()) else {
-            tracing::warn!(container = id, "half made: removed");
-            if let Err(failure) = super::act::remove(&dir, &state) {
-                tracing::warn!(container = id, %failure, "remove");
-            }
-            return;
+        let removing = dir.removal_has_begun();
+        let init = match remains_of(&dir.process(INIT), &dir.start_socket()) {
+            // Nobody was told of it: a launch that failed.
+            Ok((init, _)) if removing && init.exit.is_none() => return self.clear_away(dir, state, "half removed"),
+            Ok(init) => init,
+            Err(_) => return self.clear_away(dir, state, "half made"),
         };
-        let init = Remains { auto_remove: state.auto_remove, ..init };
+        let (init, init_fd) = (Remains { auto_remove: state.auto_remove, ..init.0 }, init.1);
         let leads_namespace = init.lives && is_namespace_init(init.process.pid);
         let (execs, half_made) = execs_of(&dir, &id);
         if half_made && leads_namespace {
@@ -158,10 +144,15 @@ impl Supervisor {
         for (adopted, (files, process, pidfd)) in adopted.iter().zip(entries) {
             self.enter(adopted, files, process, pidfd);
         }
-        for adopted in adopted {
+        for adopted in &adopted {
             if let Some(event) = adopted.event() {
                 self.event(adopted.instance, event);
             }
+        }
+        // The container comes last.
+        if let Some(container) = adopted.last().filter(|_| removing) {
+            // Nobody waits for the answer any more. Hooks that did not run to their end run again.
+            drop(self.ask(container.instance, ProcessCommand::Delete { force: true }));
         }
     }
 

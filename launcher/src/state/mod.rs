@@ -4,6 +4,7 @@
 //! <root>/<id>/state.json            what recovery and `state` need; written before the clone
 //! <root>/<id>/kept.json             what of config.json is needed later: the seccomp profile, hooks ...; if anything is
 //! <root>/<id>/start.sock            exists from `create` until `start`
+//! <root>/<id>/removal.json          the removal has begun and its hooks have not all run; whoever finds it goes on with it
 //! <root>/<id>/init/process.json     the OCI process
 //! <root>/<id>/init/pid              pid and start time; written right after the clone
 //! <root>/<id>/init/exit             exit record; written once
@@ -22,11 +23,12 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,8 @@ pub const INIT: &str = "init";
 const NEW_PREFIX: &str = ".new.";
 /// What of config.json is needed later, if anything is.
 const KEPT: &str = "kept.json";
+/// Says that a removal with hooks has begun.
+const REMOVAL: &str = "removal.json";
 /// Locked by the daemon of the directory, as long as it lives.
 pub const LOCK: &str = "lock";
 
@@ -240,7 +244,7 @@ impl StateRoot {
     #[must_use]
     pub fn has_daemon(&self) -> bool {
         let Ok(lock) = std::fs::File::open(self.0.join(LOCK)) else { return false };
-        let shared = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared);
+        let shared = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared);
         shared == Err(Errno::WOULDBLOCK)
     }
 
@@ -335,6 +339,31 @@ impl ContainerDir {
         }
     }
 
+    /// Notes that the removal has begun: whoever finds the folder without its remover is to go on.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn note_removal(&self) -> Result<()> {
+        write_json(&self.0.join(REMOVAL), &serde_json::json!({ "began": now_ns() }))
+    }
+
+    /// Whether somebody has noted that the removal has begun.
+    #[must_use]
+    pub fn removal_has_begun(&self) -> bool {
+        self.0.join(REMOVAL).exists()
+    }
+
+    /// Locks the folder, for whoever removes what a dead process has left: of several, one does it. `None` when somebody
+    /// else has it.
+    #[must_use]
+    pub fn claim(&self) -> Option<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&self.0, flags, Mode::empty()).ok()?;
+        rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).ok()?;
+        // The folder may be gone, and the lock on nothing.
+        self.0.join("state.json").exists().then_some(folder)
+    }
+
     /// Where the init process waits for `start`.
     #[must_use]
     pub fn start_socket(&self) -> StartSocket {
@@ -375,8 +404,9 @@ impl ContainerDir {
     fn remove_files(&self) -> Result<()> {
         // The names that nearly always are all, without listing the directories first.
         self.process(INIT).remove_known();
-        let _ = std::fs::remove_file(self.0.join(KEPT));
-        let _ = std::fs::remove_file(self.0.join("state.json"));
+        for name in [KEPT, REMOVAL, "state.json"] {
+            let _ = std::fs::remove_file(self.0.join(name));
+        }
         if std::fs::remove_dir(&self.0).is_ok() { Ok(()) } else { remove_tree(&self.0) }
     }
 }

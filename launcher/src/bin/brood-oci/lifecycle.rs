@@ -10,7 +10,7 @@ use brood_launcher::hooks::{self, Point};
 use brood_launcher::remove;
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::signal;
-use brood_launcher::state::{ContainerDir, INIT, Manager, StateError, Status, open_process};
+use brood_launcher::state::{ContainerDir, INIT, Manager, StateError, Status, is_namespace_init, open_process};
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -131,7 +131,7 @@ fn kill_init(dir: &ContainerDir, signal: Signal) -> anyhow::Result<()> {
     let init = record.and_then(|record| Some((record.pid, open_process(record)?)));
     let cgroups = dir.read_state().map(|state| state.cgroups).unwrap_or_default();
     if signal == Signal::KILL {
-        let alone = init.as_ref().is_some_and(|(pid, _)| is_pid_one(*pid));
+        let alone = init.as_ref().is_some_and(|(pid, _)| is_namespace_init(*pid));
         if !alone && cgroups.processes().is_ok_and(|pids| !pids.is_empty()) {
             return Ok(cgroups.kill()?);
         }
@@ -145,13 +145,6 @@ fn kill_init(dir: &ContainerDir, signal: Signal) -> anyhow::Result<()> {
         cgroups.thaw_killed();
     }
     Ok(())
-}
-
-/// Whether the process is the init of a pid namespace (`NSpid`, proc_pid_status(5)).
-fn is_pid_one(pid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    numbers.and_then(|numbers| numbers.split_whitespace().last()) == Some("1")
 }
 
 /// To every process of the container's cgroup. None being left is no error, as with runc.

@@ -92,15 +92,16 @@ fn a_container_is_below_its_pod_in_every_hierarchy_that_has_it() {
 
 #[test]
 fn a_frozen_cgroup_is_refused() {
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: runc 1.1 enters a frozen cgroup v2, and waits for ever");
+        return;
+    }
     for (controller, file, value) in [("freezer", "freezer.state", "FROZEN"), ("unified", "cgroup.freeze", "1")] {
         let name = format!("frozen-{}", Sandbox::new().token());
         let made = Made::new([hierarchy(controller).join(&name)]);
         fs::write(made.0[0].join(file), value).unwrap();
-        // Debian's runc looks at one of the two.
         let (sandbox, refused) = run(&format!("/{name}"), &json!({}));
-        if !binaries::oracle() {
-            assert!(refused.one_line_error().contains("container's cgroup unexpectedly frozen"), "{refused}");
-        }
+        assert!(refused.one_line_error().contains("container's cgroup unexpectedly frozen"), "{refused}");
         assert!(sandbox.containers().is_empty() && made.0[0].exists());
     }
 }
@@ -108,6 +109,10 @@ fn a_frozen_cgroup_is_refused() {
 /// A cgroup whose name merely begins like the container's is not below it.
 #[test]
 fn an_exec_stays_below_the_containers_cgroup() {
+    if binaries::oracle() {
+        eprintln!("not asked of a foreign runtime: runc compares paths as texts, and enters the sibling");
+        return;
+    }
     let container = Container::new(|bundle| bundle.live_until_term(7)).up();
     let own = cgroups::directory(container.pid(), "memory");
     let name = own.file_name().unwrap().to_str().unwrap().to_owned();
@@ -133,7 +138,7 @@ fn an_exec_stays_below_the_containers_cgroup() {
         let refused = exec(&path);
         // 255 is exec's status when nothing ran.
         assert_eq!(refused.code(), 255, "{path}: {refused}");
-        assert!(binaries::oracle() || refused.one_line_error().contains("cgroup"), "{path}: {refused}");
+        assert!(refused.one_line_error().contains("cgroup"), "{path}: {refused}");
     }
     assert!(fs::read_to_string(beside.0[0].join("cgroup.procs")).unwrap().is_empty());
     drop((inside, beside));

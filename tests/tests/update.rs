@@ -333,6 +333,6 @@ fn a_read_only_hierarchy_is_named() {
     let bundle = container.bundle.path().display().to_string();
     let refused = read_only(&["run", "--bundle", &bundle, &id]);
     assert!(refused.one_line_error().contains("linux.resources.memory."), "{refused}");
-    assert_eq!(container.sandbox.containers(), [container.id.clone()], "nothing half made");
+    assert_eq!(container.sandbox.containers(), std::slice::from_ref(&container.id), "nothing half made");
     delete(Hybrid, &container);
 }

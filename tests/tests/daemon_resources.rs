@@ -323,8 +323,8 @@ fn run_flags_become_limits() {
         let script = "trap 'exit 7' TERM; : > /tmp/up; while :; do :; done";
         let running = run.args(["--name", &sandbox.id("alone"), "--", "sh", "-c", script]).start();
         bundle.await_up();
-        let file = sandbox.root().join(sandbox.id("alone")).join("init/pid");
-        waiting::until("its pid", || file.exists().then_some(()));
+        let record = sandbox.root().join(sandbox.id("alone")).join("init/pid");
+        waiting::until("its pid", || record.exists().then_some(()));
         let pid = sandbox.record(&sandbox.id("alone"), "init/pid")["pid"].as_i64().unwrap();
         assert_eq!(cgroups::value(i32::try_from(pid).unwrap(), controller, file), *expected, "{flags:?}");
         running.signal(Signal::TERM);

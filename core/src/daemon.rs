@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use brood_launcher::state::{Manager, StateRoot};
@@ -11,11 +11,16 @@ use rustix::process::{Resource, Rlimit};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::keeper::{Inherited, KeeperLink};
+use crate::keeper::{Inherited, KeeperLink, Spare};
 use crate::reactor::{self, Choice};
 use crate::rpc;
 use crate::supervisor::{Settings, Supervisor};
 use crate::watch::watch;
+
+/// How long answers may take to leave before an upgrade.
+const ANSWERS_LEAVE: Duration = Duration::from_millis(50);
+/// Pause before another keeper is started when that has failed.
+const KEEPER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `brood daemon` was told.
 #[derive(Clone, Debug)]
@@ -48,8 +53,8 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
     let kind = settings.reactor.resolve().context("--reactor io_uring: this kernel refuses")?;
     tracing::info!(reactor = kind.name(), root = %settings.root.path().display(), "starting");
     let result = reactor::block_on(kind, async move {
-        // Held as long as we live: a keeper's death must not let a second daemon in.
-        let _lock = inherited.lock;
+        // Its lock is held as long as we live: a keeper's death must not let a second daemon in.
+        let spare = Spare::of(&inherited)?;
         let (keeper, kept) = KeeperLink::open(inherited.keeper)?;
         let keeper_socket = keeper.waitable()?;
         let supervisor = Supervisor::start(
@@ -66,14 +71,16 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
         )
         .context("start")?;
         let adopted = supervisor.recover(&kept).context("recover")?;
-        tokio::task::spawn_local(hear_keeper(supervisor.clone(), keeper_socket));
+        tokio::task::spawn_local(hear_keeper(supervisor.clone(), keeper_socket, spare));
         let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hang_up = signal(SignalKind::hangup())?;
         rpc::listen(&supervisor, inherited.rpc, inherited.stdio).context("listen")?;
         supervisor.ready();
         tracing::info!(adopted, "ready");
         tokio::select! {
             _ = stop.0.recv() => {}
             _ = stop.1.recv() => {}
+            _ = hang_up.recv() => hand_on(&supervisor, settings.start_timeout).await,
         }
         if settings.kill_on_exit {
             supervisor.kill_all().await;
@@ -84,6 +91,20 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
     result.context("runtime")??;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends for an upgrade, once what is under way has come to its end. Never returns: whatever goes down in good order would
+/// take containers along whose callers wait.
+async fn hand_on(supervisor: &Supervisor, patience: Duration) {
+    let began = Instant::now();
+    if !supervisor.drain(patience).await {
+        tracing::warn!("not all that was under way came to its end in {} s", patience.as_secs_f32());
+    }
+    // Answers on their way to clients.
+    tokio::time::sleep(ANSWERS_LEAVE).await;
+    supervisor.stop();
+    tracing::info!(took = ?began.elapsed(), "handing on to the next supervisor");
+    std::process::exit(0)
 }
 
 /// A panic in a task of the loop would leave a supervisor that is alive and deaf. A dead one is replaced by the keeper.
@@ -109,8 +130,27 @@ fn raise_nofile() -> Option<Rlimit> {
     }
 }
 
+/// Hears a keeper for as long as it lives, and then starts another one.
+async fn hear_keeper(supervisor: Rc<Supervisor>, mut socket: OwnedFd, spare: Spare) {
+    loop {
+        until_it_dies(&supervisor, socket).await;
+        tracing::error!("the keeper died: containers go on; starting another");
+        socket = loop {
+            let started = spare.start_keeper().and_then(|ours| Ok((ours.try_clone()?, ours)));
+            match started {
+                Ok((copy, ours)) => {
+                    supervisor.replace_keeper(ours);
+                    break copy;
+                }
+                Err(error) => tracing::error!("{error:#}; trying again"),
+            }
+            tokio::time::sleep(KEEPER_PAUSE).await;
+        };
+    }
+}
+
 /// Takes exits of inherited processes from the keeper, and sends what could not be sent at once.
-async fn hear_keeper(supervisor: Rc<Supervisor>, socket: OwnedFd) {
+async fn until_it_dies(supervisor: &Rc<Supervisor>, socket: OwnedFd) {
     let Ok(socket) = watch(socket, Interest::READABLE | Interest::WRITABLE) else { return };
     loop {
         let interest =
@@ -122,7 +162,6 @@ async fn hear_keeper(supervisor: Rc<Supervisor>, socket: OwnedFd) {
         let Ok(mut guard) = ready else { return };
         guard.clear_ready();
         if !supervisor.hear_keeper() {
-            tracing::error!("the keeper died: containers go on, but a death of this supervisor would lose statuses");
             return;
         }
     }

@@ -125,6 +125,11 @@ pub fn peer(socket: BorrowedFd<'_>) -> Result<Stranger, Errno> {
 
 /// sd_notify(3): tells a service manager that the daemon is ready.
 pub fn notify_ready() {
+    notify("READY=1");
+}
+
+/// sd_notify(3)
+pub fn notify(text: &str) {
     let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let send = || -> std::io::Result<()> {
         use std::os::linux::net::SocketAddrExt;
@@ -134,7 +139,7 @@ pub fn notify_ready() {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(Path::new(&address))?,
         };
-        UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
+        UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(drop)
     };
     if let Err(error) = send() {
         tracing::warn!(%error, "NOTIFY_SOCKET");

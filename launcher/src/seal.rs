@@ -13,7 +13,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -42,6 +42,18 @@ impl SealedExe {
         if rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)) {
             return Ok(SealedExe(Copy::Running));
         }
+        SealedExe::copy(&file)
+    }
+
+    /// A copy in memory of another binary.
+    ///
+    /// # Errors
+    /// It cannot be read, or there is no memory.
+    pub fn of(path: &Path) -> Result<SealedExe> {
+        SealedExe::copy(&std::fs::File::open(path)?)
+    }
+
+    fn copy(file: &std::fs::File) -> Result<SealedExe> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let copy = rustix::fs::memfd_create(c"brood", flags | MemfdFlags::EXEC).or_else(|errno| match errno {
             // MFD_EXEC is Linux 6.3; before it every memory file may be executed.
@@ -50,7 +62,7 @@ impl SealedExe {
         })?;
         let mut left = file.metadata()?.len() as usize;
         while left > 0 {
-            match rustix::fs::sendfile(&copy, &file, None, left)? {
+            match rustix::fs::sendfile(&copy, file, None, left)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 sent => left -= sent,
             }

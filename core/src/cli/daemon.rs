@@ -11,7 +11,7 @@ use clap::Args;
 use super::Place;
 use crate::daemon::{self, DaemonSettings};
 use crate::exe::Role;
-use crate::keeper;
+use crate::keeper::{self, BINARY_VARIABLE};
 use crate::limits::{RETAIN_COUNT_DEFAULT, ZYGOTES_MAX};
 use crate::reactor::Choice;
 
@@ -44,7 +44,9 @@ pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> an
         None => {
             // From here on everything runs from a sealed copy, under a name that `ps` shows.
             let exe = SealedExe::lasting().context("copy the binary into memory")?;
-            let error = Command::new(exe.path()).arg0(Role::Keeper.argv0()).args(arguments).exec();
+            let binary = std::env::current_exe().context("the path of this binary")?;
+            let mut command = Command::new(exe.path());
+            let error = command.arg0(Role::Keeper.argv0()).args(arguments).env(BINARY_VARIABLE, binary).exec();
             Err(error).context("start the keeper")
         }
         Some(Role::Keeper) => keeper::run(&root, arguments.collect()),

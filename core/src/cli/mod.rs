@@ -66,7 +66,7 @@ enum Command {
     /// Run the daemon in the foreground
     Daemon(daemon::DaemonArgs),
     /// Create and start a container; without a daemon, in this very process
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Set a container up to the point where its program can be started
     Create(run::CreateArgs),
     /// Start the program of a created container
@@ -157,7 +157,7 @@ fn dispatch(cli: Cli, role: Option<Role>) -> anyhow::Result<ExitCode> {
     let place = Place { host: cli.host.as_deref().map(parse_host).transpose()?, root: cli.root };
     match cli.command {
         Command::Daemon(args) => daemon::daemon(&place, &args, role),
-        Command::Run(args) => run::run(&place, args),
+        Command::Run(args) => run::run(&place, *args),
         Command::Create(args) => run::create(&place, args),
         Command::Exec(args) => exec::exec(&place, args),
         Command::Start(args) => lifecycle::start(&place, &args),

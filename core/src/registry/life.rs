@@ -98,6 +98,18 @@ impl Life {
         }
     }
 
+    /// Whether it is on its way from one lasting state to another.
+    pub(super) fn is_changing(&self) -> bool {
+        match self.phase {
+            Phase::Creating { .. }
+            | Phase::Failing { .. }
+            | Phase::Starting { .. }
+            | Phase::Running(Pace::Changing { .. })
+            | Phase::Removing { .. } => true,
+            Phase::Created | Phase::Running(Pace::Going | Pace::Paused) | Phase::Stopped(_) | Phase::Failed(_) => false,
+        }
+    }
+
     /// Whether it lives or is being removed.
     pub(super) fn is_busy(&self) -> bool {
         !matches!(self.phase, Phase::Stopped(_) | Phase::Failed(_))

@@ -82,6 +82,12 @@ impl Registry {
         self.lives.len()
     }
 
+    /// How many are on their way from one lasting state to another: being made, started or removed.
+    #[must_use]
+    pub fn changing(&self) -> usize {
+        self.lives.values().filter(|life| life.is_changing()).count()
+    }
+
     /// The container that has this name now.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Instance> {

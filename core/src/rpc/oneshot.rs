@@ -95,6 +95,7 @@ async fn capture(
     settings: Settings,
     begin: impl FnOnce(Stdio) -> Creation,
 ) -> Result<Ran, Failure> {
+    let _capturing = supervisor.capturing();
     let io_failure = |error: std::io::Error| Failure::new(FailureKind::Internal, format!("output pipe: {error}"));
     let (stdio, stdout, stderr) = pipes(&settings).map_err(io_failure)?;
     let (stdout, stderr) = (stdout.begin(), stderr.begin());

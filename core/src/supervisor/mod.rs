@@ -259,6 +259,16 @@ fn going_down(_: tokio::task::JoinError) -> Failure {
     Failure::new(FailureKind::Internal, "the supervisor is stopping".to_owned())
 }
 
+/// A captured run that is under way.
+pub struct Capturing(Rc<Supervisor>);
+
+impl Drop for Capturing {
+    fn drop(&mut self) {
+        self.0.captures.set(self.0.captures.get() - 1);
+        self.0.settled.notify_one();
+    }
+}
+
 /// The supervisor.
 pub struct Supervisor {
     settings: Settings,
@@ -279,6 +289,11 @@ pub struct Supervisor {
     updating: tokio::sync::Mutex<()>,
     blocking: tokio::sync::Semaphore,
     hook_starts: tokio::sync::Semaphore,
+    /// Nothing new is begun: another supervisor is about to take over.
+    draining: Cell<bool>,
+    /// Something that was under way may have come to its end, while draining.
+    settled: tokio::sync::Notify,
+    captures: Cell<usize>,
     /// Shared by the launches of execs from the request to a zygote until the child is written down.
     launching_execs: tokio::sync::RwLock<()>,
 }
@@ -317,6 +332,9 @@ impl Supervisor {
             updating: tokio::sync::Mutex::new(()),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             hook_starts: tokio::sync::Semaphore::new(HOOK_STARTS_MAX),
+            draining: Cell::new(false),
+            settled: tokio::sync::Notify::new(),
+            captures: Cell::new(0),
             launching_execs: tokio::sync::RwLock::new(()),
             settings,
         });
@@ -382,7 +400,10 @@ impl Supervisor {
     fn ask_as(self: &Rc<Self>, ticket: Ticket, command: Command, waits_for: Option<Instance>) -> Asked {
         let (sender, receiver) = oneshot::channel();
         self.replies.borrow_mut().insert(ticket, sender);
-        self.dispatch(Input::Command(ticket, command));
+        // What comes now is not begun, and not answered either: the client finds its connection closed, and asks again.
+        if !self.draining.get() || waits_for.is_some() {
+            self.dispatch(Input::Command(ticket, command));
+        }
         Asked { receiver, ticket, waits_for, supervisor: self.clone() }
     }
 
@@ -442,6 +463,32 @@ impl Supervisor {
         }
     }
 
+    /// Begins nothing new, and returns when all that is under way has come to its end, captured runs among it, or when that
+    /// takes too long: false.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.draining.set(true);
+        let idle = async {
+            while self.captures.get() > 0 || self.core.borrow().changing() > 0 {
+                self.settled.notified().await;
+            }
+        };
+        tokio::time::timeout(patience, idle).await.is_ok()
+    }
+
+    /// Counts a captured run, whose output would be lost with us, for as long as the guard lives.
+    #[must_use]
+    pub fn capturing(self: &Rc<Self>) -> Capturing {
+        self.captures.set(self.captures.get() + 1);
+        Capturing(self.clone())
+    }
+
+    /// Goes on with another keeper.
+    pub fn replace_keeper(&self, socket: OwnedFd) {
+        if let Some(keeper) = &self.keeper {
+            keeper.replace(socket);
+        }
+    }
+
     /// Ends the zygotes. Containers are left alone.
     pub fn stop(&self) {
         self.zygotes.stop();
@@ -490,6 +537,9 @@ impl Supervisor {
             }
         }
         self.acting.set(false);
+        if self.draining.get() {
+            self.settled.notify_one();
+        }
     }
 
     fn event(self: &Rc<Self>, instance: Instance, event: Event) {

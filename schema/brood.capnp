@@ -184,14 +184,28 @@ interface Container {
   # One shot: run, capture the output, wait; nothing of the exec is left when the answer comes. It is killed when the
   # caller goes away before the answer.
 
-  checkpoint @8 (request :CheckpointRequest) -> (outcome :Outcome);
+  pause @8 (request :PauseRequest) -> (outcome :Outcome);
+  # Stops all processes of a running container; answers when none of them runs any more. Of a paused container `kill` works
+  # (SIGKILL at once, other signals are met when it goes on), and so does a forced `delete`; `start` and `exec` are refused.
+
+  resume @9 (request :ResumeRequest) -> (outcome :Outcome);
+  # Lets a paused container go on; answers when it does.
+
+  update @10 (request :UpdateRequest) -> (outcome :Outcome);
+  # Changes the limits of a container that has not stopped. What the request does not name stays as it is; after a refusal
+  # everything is as it was.
+
+  stats @11 (request :StatsRequest) -> (outcome :StatsOutcome);
+  # What the container uses now, as its cgroups count it.
+
+  checkpoint @12 (request :CheckpointRequest) -> (outcome :Outcome);
   # Writes the processes of a running container to images, by CRIU, under a name; with `request.exit` they end with that,
   # and the container is stopped. `CreateRequest.checkpoint` makes a container go on from there.
 
-  checkpoints @9 (request :CheckpointsRequest) -> (outcome :CheckpointsOutcome);
+  checkpoints @13 (request :CheckpointsRequest) -> (outcome :CheckpointsOutcome);
   # The checkpoints of the container's bundle, or of another directory, sorted by name.
 
-  deleteCheckpoint @10 (request :DeleteCheckpointRequest) -> (outcome :Outcome);
+  deleteCheckpoint @14 (request :DeleteCheckpointRequest) -> (outcome :Outcome);
   # Removes the images of one of them.
 }
 
@@ -349,6 +363,209 @@ struct CloseStdinRequest {
   metadata @0 :List(KeyValue);
 }
 
+struct PauseRequest {
+  metadata @0 :List(KeyValue);
+}
+
+struct ResumeRequest {
+  metadata @0 :List(KeyValue);
+}
+
+struct UpdateRequest {
+  resources @0 :Resources;
+  resourcesJson @1 :Data;
+  # An OCI `linux.resources` object. Where `resources` says something too, that goes before.
+  metadata @2 :List(KeyValue);
+}
+
+struct Resources {
+  # The limits that nearly everybody asks for; `UpdateRequest.resourcesJson` knows them all. What is not given stays as it is.
+  memoryLimit :union {
+    keep @0 :Void;
+    value @1 :Int64;
+    # Bytes; -1 for none.
+  }
+  memorySwap :union {
+    keep @2 :Void;
+    value @3 :Int64;
+    # Bytes of memory and swap together; -1 for no limit. Needs memoryLimit.
+  }
+  memoryReservation :union {
+    keep @4 :Void;
+    value @5 :Int64;
+    # Bytes that are left to the container as long as possible; -1 for none.
+  }
+  cpuQuota :union {
+    keep @6 :Void;
+    value @7 :Int64;
+    # Microseconds of processor time per period; -1 for no limit.
+  }
+  cpuPeriod @8 :UInt64;
+  # Microseconds; 0: as it is.
+  cpuShares @9 :UInt64;
+  # Weight against others, 2 to 262144, 1024 being the usual; 0: as it is.
+  cpusetCpus @10 :Text;
+  # E.g. "0-3,7"; empty: as it is.
+  cpusetMems @11 :Text;
+  pidsLimit :union {
+    keep @12 :Void;
+    value @13 :Int64;
+    # Processes and threads; -1 for no limit.
+  }
+  blkioWeight @14 :UInt16;
+  # 10 to 1000; 0: as it is.
+}
+
+struct StatsRequest {
+  metadata @0 :List(KeyValue);
+}
+
+struct StatsOutcome {
+  union {
+    stats @0 :Stats;
+    failure @1 :Failure;
+  }
+}
+
+struct Stats {
+  # A pointer that is absent, or an empty list, says that the host or the container's cgroups do not count this.
+  time @0 :UInt64;
+  # When it was read.
+  cpu @1 :CpuStats;
+  throttling @2 :Throttling;
+  # Where a quota can be set.
+  memory @3 :MemoryStats;
+  pids @4 :PidsStats;
+  io @5 :List(IoEntry);
+  hugePages @6 :List(HugePageStats);
+  rdma @7 :List(RdmaStats);
+  pressure @8 :PressureStats;
+}
+
+struct CpuStats {
+  # Nanoseconds of processor time since the container was made.
+  total @0 :UInt64;
+  user @1 :UInt64;
+  # In the programs' own code.
+  kernel @2 :UInt64;
+  perCpu @3 :List(UInt64);
+  # By processor; cgroup v1 only.
+}
+
+struct Throttling {
+  # What a quota did.
+  periods @0 :UInt64;
+  throttledPeriods @1 :UInt64;
+  # In which the quota was used up.
+  throttled @2 :UInt64;
+  # Nanoseconds that processes were kept waiting, summed over processors.
+  burstPeriods @3 :UInt64;
+  # In which more than the quota was used; 0 where that is not counted, as with `burst`.
+  burst @4 :UInt64;
+  # Nanoseconds used above the quota.
+}
+
+struct MemoryStats {
+  # Bytes.
+  usage @0 :MemoryCounter;
+  withSwap @1 :MemoryCounter;
+  # Memory and swap together; absent without swap accounting.
+  swap @2 :MemoryCounter;
+  kernel @3 :MemoryCounter;
+  # Of that, the kernel's.
+  kernelTcp @4 :MemoryCounter;
+  # Of TCP's buffers; cgroup v1 only.
+  cache @5 :UInt64;
+  # Of the page cache.
+  oom @6 :UInt64;
+  # How often the limit was met and nothing could be reclaimed; cgroup v2 only, otherwise 0.
+  oomKills @7 :UInt64;
+  # Processes of the container that the kernel has killed for memory.
+  underOom @8 :Bool;
+  # Its processes wait for memory, with the killer disabled; cgroup v1 only.
+  stat @9 :List(Figure);
+  # The kernel's memory.stat as it is: names and units differ between cgroup v1 and v2.
+}
+
+struct MemoryCounter {
+  # Bytes.
+  usage @0 :UInt64;
+  limit @1 :UInt64;
+  # 0: no limit.
+  peak @2 :UInt64;
+  # Most ever; 0 where that is not counted.
+  failures @3 :UInt64;
+  # How often the limit was met.
+}
+
+struct Figure {
+  name @0 :Text;
+  value @1 :UInt64;
+}
+
+struct PidsStats {
+  current @0 :UInt64;
+  # Processes and threads.
+  limit @1 :UInt64;
+  # 0: no limit.
+}
+
+struct IoEntry {
+  # A figure of one block device.
+  figure @0 :Text;
+  # "serviceBytes", "serviced" (operations), and on cgroup v1 also "queued", "serviceTime" (ns), "waitTime" (ns),
+  # "merged", "time" (ms), "sectors".
+  major @1 :UInt32;
+  minor @2 :UInt32;
+  operation @3 :Text;
+  # "Read", "Write", "Sync", "Async", "Discard", "Total"; empty where they are not told apart.
+  value @4 :UInt64;
+}
+
+struct HugePageStats {
+  # Bytes.
+  pageSize @0 :Text;
+  # "2MB"
+  usage @1 :UInt64;
+  peak @2 :UInt64;
+  # Most ever; cgroup v1 only, otherwise 0.
+  failures @3 :UInt64;
+  # How often the limit was met.
+}
+
+struct RdmaStats {
+  device @0 :Text;
+  # "mlx5_0"
+  handles @1 :UInt32;
+  objects @2 :UInt32;
+  handlesLimit @3 :UInt32;
+  # 4294967295: no limit.
+  objectsLimit @4 :UInt32;
+}
+
+struct PressureStats {
+  # How long the container's processes waited for a resource; absent where the kernel does not count it.
+  cpu @0 :Pressure;
+  memory @1 :Pressure;
+  io @2 :Pressure;
+}
+
+struct Pressure {
+  some @0 :Stall;
+  # At least one process waited.
+  full @1 :Stall;
+  # All of them did.
+}
+
+struct Stall {
+  avg10 @0 :Float64;
+  # Percent of the last 10 s.
+  avg60 @1 :Float64;
+  avg300 @2 :Float64;
+  totalUs @3 :UInt64;
+  # Microseconds since the container was made.
+}
+
 struct ProcessOutcome {
   union {
     state @0 :ProcessState;
@@ -417,11 +634,13 @@ struct ContainerState {
 }
 
 enum Status {
-  # The statuses of the OCI runtime specification.
+  # The statuses of the OCI runtime specification, and one of runtimes.
   creating @0;
   created @1;
   running @2;
   stopped @3;
+  paused @4;
+  # None of the container's processes runs until `Container.resume`. Of the container alone: its processes stay `running`.
 }
 
 struct ProcessState {
@@ -443,6 +662,37 @@ struct Exit {
   # Why the status is not known; otherwise empty.
   time @3 :UInt64;
   # When it was noticed.
+  oomKilled @4 :Bool;
+  # Of an init process: the kernel has killed one of the container's processes for memory. Of an exec: so it has, and the
+  # exec died of SIGKILL.
+  rusage @5 :Rusage;
+  # Absent when it is not known: the process was somebody else's child, or its status is not known.
+  memoryPeak @6 :UInt64;
+  # Of an init process: bytes, the most that the container has had in use; 0 where that is not counted, as with an exec.
+  cpuTotal @7 :UInt64;
+  # Of an init process: nanoseconds of processor time of all that ran in the container; 0 as above.
+  pressure @8 :PressureTotals;
+  # Of an init process: absent where the kernel does not count it.
+}
+
+struct Rusage {
+  # Of the process and those of its children that it waited for (getrusage(2)).
+  userTime @0 :UInt64;
+  # Nanoseconds in the program's own code.
+  systemTime @1 :UInt64;
+  # Nanoseconds in the kernel.
+  maxRss @2 :UInt64;
+  # Bytes, of the largest process.
+}
+
+struct PressureTotals {
+  # Microseconds that at least one process (some), or all (full), waited for a resource.
+  cpuSome @0 :UInt64;
+  cpuFull @1 :UInt64;
+  memorySome @2 :UInt64;
+  memoryFull @3 :UInt64;
+  ioSome @4 :UInt64;
+  ioFull @5 :UInt64;
 }
 
 struct Outcome {
@@ -520,8 +770,9 @@ struct Event {
   # Counts from 1, without gaps, across restarts of the supervisor.
   time @1 :UInt64;
   type @2 :Text;
-  # "create", "start-container", "exec-added", "start-process", "exit", "delete". Of one exec, "exec-added" comes before
-  # "start-process", that before its "exit", and that before the "exit" of the container's init process.
+  # "create", "start-container", "exec-added", "start-process", "paused", "resumed", "oom", "exit", "delete". Of one exec,
+  # "exec-added" comes before "start-process", that before its "exit", and that before the "exit" of the container's init
+  # process. "oom": the kernel has killed a process of the container for memory; before the "exit" that comes of it.
   id @3 :Text;
   # The container.
   process @4 :Text;

@@ -106,19 +106,20 @@ pub struct Bundle {
     /// Whether the container gets a network namespace of its own.
     pub netns: bool,
     seccomp: Option<LinuxSeccomp>,
+    limits: bool,
 }
 
 impl Bundle {
     /// Writes the root file system and the bundles.
     pub fn create(netns: bool) -> Result<Self> {
-        Self::create_with(netns, None)
+        Self::create_with(netns, None, false)
     }
 
-    /// The same with a seccomp profile.
-    pub fn create_with(netns: bool, seccomp: Option<LinuxSeccomp>) -> Result<Self> {
+    /// The same with a seccomp profile, or with limits.
+    pub fn create_with(netns: bool, seccomp: Option<LinuxSeccomp>, limits: bool) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("brood-bench-").tempdir().context("cannot make a temporary directory")?;
-        let bundle = Self { directory, netns, seccomp };
+        let bundle = Self { directory, netns, seccomp, limits };
         bundle.write_rootfs().context("cannot make the root file system")?;
         bundle.write_config(&bundle.path(), &["/bin/true"])?;
         bundle.write_config(&bundle.probe_path(), &["/bin/sh", "-c", "echo pid $$ on $(hostname)"])?;
@@ -220,6 +221,13 @@ impl Bundle {
         });
         if let Some(profile) = &self.seccomp {
             config["linux"]["seccomp"] = json!(profile);
+        }
+        if self.limits {
+            config["linux"]["resources"] = json!({
+                "memory": { "limit": 256 << 20 },
+                "cpu": { "quota": 200_000, "period": 100_000 },
+                "pids": { "limit": 100 },
+            });
         }
         config
     }

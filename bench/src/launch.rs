@@ -33,6 +33,9 @@ pub struct Options {
     /// Give each container the seccomp profile of docker and podman (the floor has none)
     #[arg(long)]
     seccomp: bool,
+    /// Limit each container's memory, processors and processes (the floor has no limits)
+    #[arg(long)]
+    limits: bool,
     /// Seed of the order within the rounds
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -63,11 +66,14 @@ struct Lane {
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(rustix::process::geteuid().is_root(), "must be run as root: the floor makes namespaces and mounts");
     let profile = options.seccomp.then(|| docker::default_profile(docker::ORDINARY));
-    let bundle = Rc::new(Bundle::create_with(options.netns, profile)?);
+    let bundle = Rc::new(Bundle::create_with(options.netns, profile, options.limits)?);
     let (present, absent) = line_up(&bundle, options)?;
     let Options { n, warmup, seed, netns, .. } = *options;
     let rounds = Rounds { what: "launches", count: n, warmup, seed, netns };
-    let stem = ["launch", if netns { "-netns" } else { "" }, if options.seccomp { "-seccomp" } else { "" }].concat();
+    let mut stem = "launch".to_owned();
+    for (name, given) in [("-netns", netns), ("-seccomp", options.seccomp), ("-limits", options.limits)] {
+        stem += if given { name } else { "" };
+    }
     contest(present, absent, &rounds, &options.out, &stem)
 }
 

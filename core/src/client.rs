@@ -202,6 +202,16 @@ impl Client {
         }
     }
 
+    /// The IDs of all containers, sorted.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn ids(&self) -> Result<Vec<String>> {
+        let response = self.brood.list_request().send().promise.await?;
+        let containers = response.get()?.get_reply()?.get_containers()?;
+        Ok(containers.iter().map(|state| Ok(state.get_id()?.to_string()?)).collect::<capnp::Result<_>>()?)
+    }
+
     /// Hands three descriptors to the daemon; the ticket goes into [`Create::stdio`].
     ///
     /// # Errors
@@ -417,6 +427,26 @@ impl Container {
         let mut fields = request.get().init_request();
         fields.set_directory(directory.to_string_lossy().as_ref());
         fields.set_name(name);
+        let sent = request.send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Stops all processes of the container.
+    pub fn pause(&self) -> impl Future<Output = Result<()>> + use<> {
+        let sent = self.0.pause_request().send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Lets a paused container go on.
+    pub fn resume(&self) -> impl Future<Output = Result<()>> + use<> {
+        let sent = self.0.resume_request().send();
+        async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
+    }
+
+    /// Changes limits; `resources` is the text of an OCI `linux.resources` object.
+    pub fn update(&self, resources: &[u8]) -> impl Future<Output = Result<()>> + use<> {
+        let mut request = self.0.update_request();
+        request.get().init_request().set_resources_json(resources);
         let sent = request.send();
         async move { outcome(sent.promise.await?.get()?.get_outcome()?) }
     }

@@ -161,6 +161,13 @@ impl Journal {
         self.kept.back().map(Rc::as_ref)
     }
 
+    /// Whether the container that has this name now is known to have run out of memory.
+    #[must_use]
+    pub fn tells_of_oom(&self, id: &str) -> bool {
+        let mut events = self.kept.iter().rev().filter(|event| event.id == id);
+        events.find(|event| matches!(event.kind.as_str(), "oom" | "create")).is_some_and(|event| event.kind == "oom")
+    }
+
     /// At most `limit` events after `cursor`.
     #[must_use]
     pub fn after(&self, cursor: u64, limit: usize) -> Page {

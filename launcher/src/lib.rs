@@ -16,6 +16,7 @@
 //!
 //! No async runtime and no RPC here: Cap'n Proto is used as the plan's encoding only.
 
+pub mod amount;
 pub mod cgroup;
 pub mod checkpoint;
 pub mod config;

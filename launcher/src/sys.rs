@@ -5,12 +5,16 @@
 
 #![expect(unsafe_code, reason = "raw system calls that have no safe wrapper in rustix or nix")]
 
+mod wait;
+
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
 use crate::plan::{CapabilitySets, Rlimit, Scheduler};
+
+pub use wait::{EndedChild, Patience, peek_child, peek_ended_child, pidfd_exit_status};
 
 /// Result of a system call.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -531,51 +535,6 @@ pub fn inherited(number: RawFd) -> Result<OwnedFd> {
     let copy = check(c_long::from(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }))?;
     // SAFETY: a new descriptor that nobody else knows of.
     Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
-}
-
-/// A child that has ended, seen without being reaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EndedChild {
-    /// Its pid; not free before it is reaped.
-    pub pid: i32,
-    /// Exit code, or `None` for death by a signal.
-    pub code: Option<u8>,
-    /// The signal, for death by one.
-    pub signal: Option<u8>,
-}
-
-/// Looks for any child that has ended (`P_ALL`, `WNOWAIT`): rustix's waitid(2) does not tell the pid, and nix's does not
-/// know deaths by real-time signals.
-///
-/// # Errors
-/// ECHILD without children; others as waitid(2).
-pub fn peek_ended_child() -> Result<Option<EndedChild>> {
-    // SAFETY: siginfo_t is plain data; all zeroes is what waitid leaves when nothing has ended.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: `info` outlives the call.
-    check(c_long::from(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) }))?;
-    // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeroes.
-    let pid = unsafe { info.si_pid() };
-    if pid == 0 {
-        return Ok(None);
-    }
-    // SAFETY: as above.
-    let status = unsafe { info.si_status() } as u8;
-    let exited = info.si_code == libc::CLD_EXITED;
-    Ok(Some(EndedChild { pid, code: exited.then_some(status), signal: (!exited).then_some(status) }))
-}
-
-/// The wait status that the kernel keeps for holders of a pidfd after the process was reaped (`PIDFD_GET_INFO` with
-/// `PIDFD_INFO_EXIT`, Linux 6.15); `None` before that, and on older kernels.
-#[must_use]
-pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    // SAFETY: pidfd_info is plain data; all zeroes is valid.
-    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
-    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
-    // SAFETY: the request reads and writes one pidfd_info, which outlives the call.
-    check(c_long::from(unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) })).ok()?;
-    (info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then_some(info.exit_code)
 }
 
 #[cfg(test)]

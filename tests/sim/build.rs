@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 include!("mutants.rs");
 
-const FILES: [&str; 3] = ["mod.rs", "life.rs", "recovery.rs"];
+const FILES: [&str; 4] = ["mod.rs", "life.rs", "life/pause.rs", "recovery.rs"];
 
 fn main() {
     let sources = Path::new("../../core/src/registry");
@@ -15,7 +15,7 @@ fn main() {
     let mut modules = String::new();
     for mutant in MUTANTS {
         let directory = out.join(mutant.name);
-        std::fs::create_dir_all(&directory).expect("OUT_DIR can be written");
+        std::fs::create_dir_all(directory.join("life")).expect("OUT_DIR can be written");
         for file in FILES {
             let text = std::fs::read_to_string(sources.join(file)).expect("a source file of the core");
             let text = if file == mutant.file { broken(&text, mutant) } else { text };
@@ -42,4 +42,5 @@ fn with_shared_types(text: &str) -> String {
         .replace("#[cfg(test)]\nmod tests;\n", "")
         .replace("pub use types::", "pub use crate::registry::")
         .replace("use super::types::", "use crate::registry::")
+        .replace("use super::super::types::", "use crate::registry::")
 }

@@ -20,10 +20,12 @@ pub const MUTANTS: &[Mutant] = &[
         file: "life.rs",
         find: "        effects.push(Effect::RecordExit(instance, exit.clone()));
         effects.push(Effect::Reap(instance));
+        self.give_up_change(effects);
         for waiter in self.waiters.drain(..) {
             effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));
         }",
-        replace: "        for waiter in self.waiters.drain(..) {
+        replace: "        self.give_up_change(effects);
+        for waiter in self.waiters.drain(..) {
             effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));
         }
         effects.push(Effect::RecordExit(instance, exit.clone()));
@@ -159,5 +161,45 @@ pub const MUTANTS: &[Mutant] = &[
         file: "recovery.rs",
         find: "        (None, Some(&kept)) => Standing::Ended(kept.clone()),",
         replace: "        (None, Some(_)) => Standing::Unaccounted,",
+    },
+    Mutant {
+        name: "pause_answered_before_it_is_told",
+        file: "life/pause.rs",
+        find: "                effects.push(Effect::Publish(instance, kind));
+                effects.push(Effect::Reply(reply, Reply::Done));",
+        replace: "                effects.push(Effect::Reply(reply, Reply::Done));
+                effects.push(Effect::Publish(instance, kind));",
+    },
+    Mutant {
+        name: "pause_of_what_ends_forgotten",
+        file: "life.rs",
+        find: "        self.give_up_change(effects);",
+        replace: "",
+    },
+    Mutant {
+        name: "pause_forgotten_after_a_crash",
+        file: "recovery.rs",
+        find: "        Standing::Alive if paused =>",
+        replace: "        Standing::Alive if paused && false =>",
+    },
+    Mutant {
+        name: "pause_told_as_resume",
+        file: "life/pause.rs",
+        find: "let kind = if to_paused {",
+        replace: "let kind = if !to_paused {",
+    },
+    Mutant {
+        name: "oom_before_start",
+        file: "life/pause.rs",
+        find: "            Phase::Creating { .. } | Phase::Starting { .. } => self.early_oom = true,",
+        replace: "            Phase::Creating { .. } | Phase::Starting { .. } => {
+                effects.push(Effect::Publish(instance, EventKind::OutOfMemory));
+            }",
+    },
+    Mutant {
+        name: "oom_not_told",
+        file: "life/pause.rs",
+        find: "if std::mem::take(&mut self.early_oom) {",
+        replace: "if std::mem::take(&mut self.early_oom) && false {",
     },
 ];

@@ -48,6 +48,12 @@ impl Layout {
     }
 }
 
+/// Whether the machine has cgroup v2 and nothing else.
+#[must_use]
+pub fn is_v2_only() -> bool {
+    PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// The directory of a process in the hierarchy of a controller (`memory`); on cgroup v2 alone, and for `unified`, in that.
 ///
 /// # Panics
@@ -64,7 +70,7 @@ pub fn directory(pid: i32, controller: &str) -> PathBuf {
     let base = PathBuf::from("/sys/fs/cgroup");
     let (mount, path) = match v1 {
         Some(path) => (base.join(controller), path),
-        None if base.join("cgroup.controllers").exists() => (base, unified),
+        None if is_v2_only() => (base, unified),
         None => (base.join("unified"), unified),
     };
     mount.join(path.trim_start_matches('/'))

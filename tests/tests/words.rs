@@ -32,7 +32,7 @@ fn command_lines_that_make_no_sense() {
     let sandbox = Sandbox::new();
     let cases: [(&[&str], &str); 13] = [
         (&["no-such-command"], "no-such-command"),
-        (&["update"], "update"),
+        (&["update"], "CONTAINER-ID"),
         (&["state"], "CONTAINER-ID"),
         (&["state", "a", "b"], "'b'"),
         (&["start", "--no-such-flag", "a"], "--no-such-flag"),

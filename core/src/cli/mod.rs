@@ -9,6 +9,7 @@ mod daemon;
 mod exec;
 mod lifecycle;
 mod query;
+mod resources;
 mod run;
 mod terminal;
 
@@ -70,7 +71,7 @@ enum Command {
     /// Run the daemon in the foreground
     Daemon(daemon::DaemonArgs),
     /// Create and start a container; without a daemon, in this very process
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Set a container up to the point where its program can be started
     Create(run::CreateArgs),
     /// Start the program of a created container
@@ -81,6 +82,14 @@ enum Command {
     Wait(lifecycle::TargetArgs),
     /// Send a signal to a container
     Kill(lifecycle::KillArgs),
+    /// Stop all processes of a running container, until it is resumed
+    Pause(IdArgs),
+    /// Let a paused container go on
+    Resume(IdArgs),
+    /// Change limits of a container
+    Update(resources::UpdateArgs),
+    /// Print what containers use
+    Stats(resources::StatsArgs),
     /// Remove a stopped container
     #[command(alias = "delete")]
     Rm(lifecycle::RmArgs),
@@ -158,12 +167,16 @@ fn dispatch(cli: Cli, role: Option<Role>) -> anyhow::Result<ExitCode> {
     let place = Place { host: cli.host.as_deref().map(parse_host).transpose()?, root: cli.root };
     match cli.command {
         Command::Daemon(args) => daemon::daemon(&place, &args, role),
-        Command::Run(args) => run::run(&place, args),
+        Command::Run(args) => run::run(&place, *args),
         Command::Create(args) => run::create(&place, args),
         Command::Exec(args) => exec::exec(&place, args),
         Command::Start(args) => lifecycle::start(&place, &args),
         Command::Wait(args) => lifecycle::wait(&place, &args),
         Command::Kill(args) => lifecycle::kill(&place, &args),
+        Command::Pause(args) => resources::pause(&place, &args.id),
+        Command::Resume(args) => resources::resume(&place, &args.id),
+        Command::Update(args) => resources::update(&place, &args),
+        Command::Stats(args) => resources::stats(&place, &args),
         Command::Rm(args) => lifecycle::rm(&place, &args),
         Command::Checkpoint(command) => checkpoint::checkpoint(&place, &command),
         Command::Restore(args) => checkpoint::restore(&place, args),

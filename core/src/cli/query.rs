@@ -18,7 +18,7 @@ use crate::rpc;
 const SIGN_OF_LIFE: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Table,
     Json,
 }
@@ -138,6 +138,7 @@ fn status_text(status: schema::Status) -> &'static str {
         schema::Status::Created => "created",
         schema::Status::Running => "running",
         schema::Status::Stopped => "stopped",
+        schema::Status::Paused => "paused",
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::attached::{Job, attached};
+use super::resources::{LimitArgs, device};
 use super::terminal::{self, Console};
 use super::{Place, absolute, is_done, nobody_there, print};
 use crate::client::{Client, ClientError, Create, CreateSource};
@@ -73,7 +74,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ID")]
     name: Option<String>,
     /// OCI bundle: a directory with config.json
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["rootfs", "env", "workdir", "user", "volumes", "network", "read_only", "hostname", "command"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["rootfs", "env", "workdir", "user", "volumes", "network", "read_only", "hostname", "command", "devices", "LimitArgs"])]
     bundle: Option<PathBuf>,
     /// Root file system [default: the host's, read-only below a throw-away layer]
     #[arg(long, value_name = "DIR")]
@@ -99,6 +100,11 @@ pub(super) struct RunArgs {
     /// Host name inside [default: the container's name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Device of the host, with what may be done with it
+    #[arg(long = "device", value_name = "HOST[:CONTAINER[:rwm]]")]
+    devices: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     common: CommonArgs,
     /// Program and its arguments
@@ -351,6 +357,7 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
         let mount = parse_volume(volume)?;
         spec["mounts"].as_array_mut().context("default bundle")?.push(mount);
     }
+    put_resources(&mut spec, args)?;
     if args.tty {
         let (rows, columns) = terminal::size();
         spec["process"]["terminal"] = true.into();
@@ -368,6 +375,25 @@ fn source(args: &RunArgs, id: &str) -> anyhow::Result<CreateSource> {
         spec["root"]["path"] = absolute("--rootfs", rootfs)?.to_string_lossy().into();
     }
     Ok(CreateSource::Config { text: spec.to_string().into_bytes(), host_overlay: args.rootfs.is_none() })
+}
+
+fn put_resources(spec: &mut serde_json::Value, args: &RunArgs) -> anyhow::Result<()> {
+    let linux = spec["linux"].as_object_mut().context("default bundle")?;
+    let resources = linux.entry("resources").or_insert_with(|| serde_json::json!({}));
+    for (section, fields) in args.limits.resources()? {
+        resources[section] = fields;
+    }
+    let (devices, mut rules) =
+        args.devices.iter().map(|text| device(text)).collect::<anyhow::Result<(Vec<_>, Vec<_>)>>()?;
+    if !devices.is_empty() {
+        // What the default rules allow stays allowed; without any, everything else is refused first.
+        let known = resources["devices"].as_array().cloned();
+        let mut all = known.unwrap_or_else(|| vec![serde_json::json!({"allow": false, "access": "rwm"})]);
+        all.append(&mut rules);
+        resources["devices"] = all.into();
+        linux.insert("devices".to_owned(), devices.into());
+    }
+    Ok(())
 }
 
 /// `KEY` alone takes our own value, as with docker.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use brood_launcher::seal::SealedExe;
-use brood_launcher::state::{ExitRecord, StateRoot, now_ns, state_and_start_time};
+use brood_launcher::state::{ExitRecord, StateRoot, state_and_start_time};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -354,7 +354,7 @@ impl Keeper {
                 return Ok(Some((Some(status), ready)));
             }
             let start_time = state_and_start_time(raw).map_or(0, |(_, time)| time);
-            let exit = KeptExit { pid: raw, start_time, exit: ExitRecord::new(ended.code, ended.signal, now_ns()) };
+            let exit = KeptExit { pid: raw, start_time, exit: ExitRecord::of(&ended) };
             self.told.push_back(Message::Exit(exit.clone()));
             self.kept.insert((raw, start_time), exit);
             let pid = rustix::process::Pid::from_raw(raw).context("waitid told no pid")?;

@@ -1,12 +1,16 @@
 //! The life of one process, an init process or an exec: the same phases, the same answers. What an init process waits for
 //! before it tells its exit or is removed, its execs, is decided by [`super::Registry`].
 
+mod pause;
+
 use std::collections::BTreeMap;
 
 use brood_launcher::state::ExitRecord;
 
 use super::types::{Effect, EventKind, Failure, FailureKind, Instance, Reply, Ticket};
 use crate::limits::WAITERS_PER_CONTAINER_MAX;
+
+pub(super) use pause::Pace;
 
 /// Where a process is in its life. Each variant holds what exists only then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +27,8 @@ pub(super) enum Phase {
     Created,
     /// Released, execve not yet reported.
     Starting { reply: Ticket, early_exit: Option<ExitRecord> },
-    /// The program runs.
-    Running,
+    /// The program runs, or could.
+    Running(Pace),
     /// The init process is gone.
     Stopped(ExitRecord),
     /// It could not be created, and what was made of it could not be removed.
@@ -67,12 +71,14 @@ pub(super) struct Life {
     ended: Option<ExitRecord>,
     /// An exec whose container is being removed: killed as soon as there is something to kill.
     doomed: bool,
+    /// It ran out of memory before its start was told.
+    early_oom: bool,
 }
 
 impl Life {
     pub(super) fn new(name: String, role: Role, phase: Phase, pid: i32, auto_remove: bool) -> Life {
         let (waiters, deleters) = (Vec::new(), Vec::new());
-        Life { name, role, phase, pid, auto_remove, waiters, deleters, ended: None, doomed: false }
+        Life { name, role, phase, pid, auto_remove, waiters, deleters, ended: None, doomed: false, early_oom: false }
     }
 
     /// Whoever waited for the exit has gone away.
@@ -87,7 +93,7 @@ impl Life {
             | Phase::Failing { .. }
             | Phase::Created
             | Phase::Starting { .. }
-            | Phase::Running => true,
+            | Phase::Running(_) => true,
             Phase::Stopped(_) | Phase::Failed(_) | Phase::Removing { .. } => false,
         }
     }
@@ -95,8 +101,12 @@ impl Life {
     /// Whether it is on its way from one lasting state to another.
     pub(super) fn is_changing(&self) -> bool {
         match self.phase {
-            Phase::Creating { .. } | Phase::Failing { .. } | Phase::Starting { .. } | Phase::Removing { .. } => true,
-            Phase::Created | Phase::Running | Phase::Stopped(_) | Phase::Failed(_) => false,
+            Phase::Creating { .. }
+            | Phase::Failing { .. }
+            | Phase::Starting { .. }
+            | Phase::Running(Pace::Changing { .. })
+            | Phase::Removing { .. } => true,
+            Phase::Created | Phase::Running(Pace::Going | Pace::Paused) | Phase::Stopped(_) | Phase::Failed(_) => false,
         }
     }
 
@@ -107,7 +117,8 @@ impl Life {
 
     /// Whether an exec may join.
     pub(super) fn takes_execs(&self) -> bool {
-        matches!(self.phase, Phase::Created | Phase::Starting { .. } | Phase::Running) && self.ended.is_none()
+        let phase = matches!(self.phase, Phase::Created | Phase::Starting { .. } | Phase::Running(Pace::Going));
+        phase && self.ended.is_none()
     }
 
     /// Whether something waits for its execs: an exit to be told, or a removal.
@@ -128,11 +139,14 @@ impl Life {
     /// Answers that its state does not allow it.
     pub(super) fn refuse(&self, ticket: Ticket, verb: &str, effects: &mut Vec<Effect>) {
         let status = match self.phase {
-            Phase::Created | Phase::Running if self.ended.is_some() => "stopped",
+            Phase::Created | Phase::Running(_) if self.ended.is_some() => "stopped",
             Phase::Creating { .. } | Phase::Failing { .. } => "being created",
             Phase::Created => "created, not started",
             Phase::Starting { .. } => "being started",
-            Phase::Running => "running",
+            Phase::Running(Pace::Going) => "running",
+            Phase::Running(Pace::Changing { to_paused: true, .. }) => "being paused",
+            Phase::Running(Pace::Changing { to_paused: false, .. }) => "being resumed",
+            Phase::Running(Pace::Paused) => "paused",
             Phase::Stopped(_) => "stopped",
             Phase::Failed(_) => "left over from a failed creation",
             Phase::Removing { .. } => "being deleted",
@@ -143,7 +157,7 @@ impl Life {
 
     pub(super) fn start(&mut self, ticket: Ticket, instance: Instance, effects: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Created | Phase::Running if self.ended.is_some() => self.refuse(ticket, "start", effects),
+            Phase::Created | Phase::Running(_) if self.ended.is_some() => self.refuse(ticket, "start", effects),
             Phase::Created => {
                 self.phase = Phase::Starting { reply: ticket, early_exit: None };
                 effects.push(Effect::Release(instance));
@@ -151,7 +165,7 @@ impl Life {
             Phase::Creating { .. }
             | Phase::Failing { .. }
             | Phase::Starting { .. }
-            | Phase::Running
+            | Phase::Running(_)
             | Phase::Stopped(_)
             | Phase::Failed(_)
             | Phase::Removing { .. } => self.refuse(ticket, "start", effects),
@@ -169,7 +183,7 @@ impl Life {
                 effects.push(Effect::Reply(ticket, Reply::Refused(failure.clone())));
             }
             Phase::Removing { .. } => self.refuse(ticket, "wait for", effects),
-            Phase::Creating { .. } | Phase::Created | Phase::Starting { .. } | Phase::Running => {
+            Phase::Creating { .. } | Phase::Created | Phase::Starting { .. } | Phase::Running(_) => {
                 if self.waiters.len() < WAITERS_PER_CONTAINER_MAX {
                     self.waiters.push(ticket);
                 } else {
@@ -190,8 +204,11 @@ impl Life {
         effects: &mut Vec<Effect>,
     ) {
         match self.phase {
-            Phase::Created | Phase::Running if self.ended.is_some() => self.refuse(ticket, "kill", effects),
-            Phase::Created | Phase::Starting { .. } | Phase::Running => {
+            Phase::Created | Phase::Running(_) if self.ended.is_some() => self.refuse(ticket, "kill", effects),
+            Phase::Created | Phase::Starting { .. } | Phase::Running(_) => {
+                if let Phase::Running(Pace::Changing { killed, .. }) = &mut self.phase {
+                    *killed |= signal == libc::SIGKILL;
+                }
                 let all = all && self.is_init();
                 effects.push(Effect::Signal { instance, signal, all, reply: Some(ticket) });
             }
@@ -216,8 +233,8 @@ impl Life {
             }
             Phase::Removing { replies, .. } => replies.push(ticket),
             // As soon as its exit has been told.
-            Phase::Created | Phase::Running if self.ended.is_some() => self.deleters.push(ticket),
-            Phase::Created | Phase::Starting { .. } | Phase::Running if force => {
+            Phase::Created | Phase::Running(_) if self.ended.is_some() => self.deleters.push(ticket),
+            Phase::Created | Phase::Starting { .. } | Phase::Running(_) if force => {
                 self.deleters.push(ticket);
                 effects.push(self.end_it(instance));
             }
@@ -227,7 +244,7 @@ impl Life {
             | Phase::Failing { .. }
             | Phase::Created
             | Phase::Starting { .. }
-            | Phase::Running => self.refuse(ticket, "delete", effects),
+            | Phase::Running(_) => self.refuse(ticket, "delete", effects),
         }
     }
 
@@ -248,8 +265,9 @@ impl Life {
             self.phase = Phase::Created;
         } else {
             effects.push(Effect::Publish(instance, started));
-            self.phase = Phase::Running;
+            self.phase = Phase::Running(Pace::Going);
         }
+        self.tell_early_oom(instance, effects);
         effects.push(Effect::Reply(reply, Reply::Created(instance)));
         if self.doomed || !self.deleters.is_empty() {
             effects.push(self.end_it(instance));
@@ -277,7 +295,7 @@ impl Life {
         let Phase::Starting { reply, early_exit } = &mut self.phase else { return };
         let (reply, early_exit) = (*reply, early_exit.take());
         // Without the program the process ends by itself; its exit is told like any other.
-        self.phase = Phase::Running;
+        self.phase = Phase::Running(Pace::Going);
         match result {
             Ok(()) => {
                 effects.push(Effect::Publish(instance, self.event_kinds().1));
@@ -285,6 +303,7 @@ impl Life {
             }
             Err(failure) => effects.push(Effect::Reply(reply, Reply::Refused(failure))),
         }
+        self.tell_early_oom(instance, effects);
         if let Some(exit) = early_exit {
             self.exited(instance, exit, effects);
         }
@@ -296,6 +315,7 @@ impl Life {
         let (reply, early_exit) = (*reply, early_exit.take());
         self.phase = Phase::Created;
         effects.push(Effect::Reply(reply, Reply::Refused(failure)));
+        self.tell_early_oom(instance, effects);
         if let Some(exit) = early_exit {
             self.exited(instance, exit, effects);
         }
@@ -309,7 +329,7 @@ impl Life {
                 effects.push(Effect::Discard(instance));
             }
             // Told by `tell_exit`, which may have to wait.
-            Phase::Created | Phase::Running => self.ended = self.ended.take().or(Some(exit)),
+            Phase::Created | Phase::Running(_) => self.ended = self.ended.take().or(Some(exit)),
             // A process ends once.
             Phase::Stopped(_) | Phase::Failed(_) | Phase::Removing { .. } => {}
         }
@@ -320,6 +340,7 @@ impl Life {
         let Some(exit) = self.ended.take() else { return };
         effects.push(Effect::RecordExit(instance, exit.clone()));
         effects.push(Effect::Reap(instance));
+        self.give_up_change(effects);
         for waiter in self.waiters.drain(..) {
             effects.push(Effect::Reply(waiter, Reply::Exit(exit.clone())));
         }
@@ -345,7 +366,7 @@ impl Life {
         if std::mem::replace(&mut self.doomed, true) {
             return;
         }
-        if let Phase::Created | Phase::Starting { .. } | Phase::Running = self.phase {
+        if let Phase::Created | Phase::Starting { .. } | Phase::Running(_) = self.phase {
             effects.push(self.end_it(instance));
         }
     }

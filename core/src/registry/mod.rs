@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use brood_launcher::state::{ExitRecord, Status};
 
-use life::{Life, Phase, Role};
+use life::{Life, Pace, Phase, Role};
 pub use recovery::Inherited;
 pub use types::{
     Adopted, Command, ContainerRemains, Effect, Event, EventKind, Failure, FailureKind, Input, Instance, Kept,
@@ -118,7 +118,8 @@ impl Registry {
         Some(match &life.phase {
             Phase::Creating { .. } | Phase::Failing { .. } => (Status::Creating, life.pid, None),
             Phase::Created | Phase::Starting { .. } => (Status::Created, life.pid, None),
-            Phase::Running => (Status::Running, life.pid, None),
+            Phase::Running(Pace::Going | Pace::Changing { to_paused: true, .. }) => (Status::Running, life.pid, None),
+            Phase::Running(Pace::Paused | Pace::Changing { to_paused: false, .. }) => (Status::Paused, life.pid, None),
             Phase::Stopped(exit) => (Status::Stopped, 0, Some(exit)),
             Phase::Failed(_) => (Status::Stopped, 0, None),
             Phase::Removing { exit, .. } => (Status::Stopped, 0, exit.as_ref()),
@@ -199,6 +200,8 @@ impl Registry {
             ProcessCommand::Wait => life.wait(ticket, effects),
             ProcessCommand::Kill { signal, all } => life.kill(ticket, target, signal, all, effects),
             ProcessCommand::Delete { force } => life.delete(ticket, target, force, effects),
+            ProcessCommand::Pause => life.pause(ticket, target, effects),
+            ProcessCommand::Resume => life.resume(ticket, target, effects),
         }
     }
 
@@ -216,6 +219,8 @@ impl Registry {
             Event::SetUpFailed(failure) => life.set_up_failed(instance, failure, effects),
             Event::Released(result) => life.released(instance, result, effects),
             Event::NotReleased(failure) => life.not_released(instance, failure, effects),
+            Event::PaceChanged(result) => life.changed_pace(instance, result, effects),
+            Event::OutOfMemory => life.out_of_memory(instance, effects),
             Event::Exited(exit) => life.exited(instance, exit, effects),
             // What had to wait, below, is all.
             Event::Adopted => {}

@@ -4,7 +4,7 @@
 //! | found | becomes |
 //! | --- | --- |
 //! | exit file | stopped, with that exit; or being removed, if that was ordered |
-//! | process alive, same start time | running (or created), watched; the keeper is its parent now and reaps it |
+//! | process alive, same start time | running (or created, or paused), watched; the keeper is its parent now and reaps it |
 //! | the same, but no keeper was there either | as above; its status is read from the zombie, or from the kernel (6.15) |
 //! | process gone, the keeper knows | the keeper's exit is told now |
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use brood_launcher::state::PidRecord;
 
-use super::life::{Life, Phase, Role};
+use super::life::{Life, Pace, Phase, Role};
 use super::{Adopted, ContainerRemains, Instance, Kept, Reaper, Registry, Remains, Standing};
 
 fn standing(remains: &Remains, kept: &Kept<'_>) -> Standing {
@@ -32,14 +32,15 @@ fn standing(remains: &Remains, kept: &Kept<'_>) -> Standing {
     }
 }
 
-fn phase(remains: &Remains, standing: &Standing) -> Phase {
+fn phase(remains: &Remains, standing: &Standing, paused: bool) -> Phase {
     match standing {
         Standing::Told(exit) if remains.auto_remove => {
             Phase::Removing { replies: Vec::new(), exit: Some(exit.clone()), failure: None, begun: false }
         }
         Standing::Told(exit) => Phase::Stopped(exit.clone()),
         Standing::Alive | Standing::Ended(_) | Standing::Unaccounted if remains.parked => Phase::Created,
-        Standing::Alive | Standing::Ended(_) | Standing::Unaccounted => Phase::Running,
+        Standing::Alive if paused => Phase::Running(Pace::Paused),
+        Standing::Alive | Standing::Ended(_) | Standing::Unaccounted => Phase::Running(Pace::Going),
     }
 }
 
@@ -51,16 +52,16 @@ impl Registry {
     /// Takes over a container and its execs, these first in the result. The caller enters what it needs to act on them,
     /// and then hands [`Adopted::event`] of each to [`Registry::handle`], in this order.
     pub fn take_over(&mut self, found: ContainerRemains, kept: &Kept<'_>) -> Vec<Adopted> {
-        let ContainerRemains { id, init, leads_namespace, execs } = found;
+        let ContainerRemains { id, init, leads_namespace, paused, execs } = found;
         // A namespace's first process is the last one in there: with a live exec, a dead init process was none.
         let own_pid_namespace =
             if lives_on(&init) { leads_namespace } else { !execs.iter().any(|(_, exec)| lives_on(exec)) };
         let role = Role::Init { execs: BTreeMap::new(), own_pid_namespace };
-        let container = self.adopt(&id, role, &init, kept);
+        let container = self.adopt(&id, role, &init, paused, kept);
         self.by_id.insert(id, container.instance);
         let mut adopted = Vec::with_capacity(execs.len() + 1);
         for (name, exec) in execs {
-            let exec = self.adopt(&name, Role::Exec { container: container.instance }, &exec, kept);
+            let exec = self.adopt(&name, Role::Exec { container: container.instance }, &exec, false, kept);
             self.enter_exec(container.instance, &name, exec.instance);
             adopted.push(exec);
         }
@@ -68,9 +69,9 @@ impl Registry {
         adopted
     }
 
-    fn adopt(&mut self, name: &str, role: Role, remains: &Remains, kept: &Kept<'_>) -> Adopted {
+    fn adopt(&mut self, name: &str, role: Role, remains: &Remains, paused: bool, kept: &Kept<'_>) -> Adopted {
         let standing = standing(remains, kept);
-        let phase = phase(remains, &standing);
+        let phase = phase(remains, &standing, paused);
         let instance = self.insert(Life::new(name.to_owned(), role, phase, remains.process.pid, remains.auto_remove));
         let reaper = if lives_on(remains) && !remains.of_keeper { Reaper::Stranger } else { Reaper::Keeper };
         Adopted { instance, standing, reaper }

@@ -10,7 +10,7 @@ mod execs;
 mod recovery;
 
 fn exit(status: u8) -> ExitRecord {
-    ExitRecord { status, signal: None, reason: None, time_ns: 1 }
+    ExitRecord { status, time_ns: 1, ..ExitRecord::default() }
 }
 
 fn failure() -> Failure {
@@ -38,15 +38,23 @@ fn bring(registry: &mut Registry, instance: Instance, phase: &str, owns_pid_name
     match phase {
         "creating" => {}
         "failing" => drop(event(Event::SetUpFailed(failure()))),
-        _ => drop(event(Event::SetUp { parked: phase != "running" })),
+        _ => drop(event(Event::SetUp { parked: !["running", "pausing", "paused", "resuming"].contains(&phase) })),
     }
     match phase {
+        "pausing" => drop(command(registry, 2, instance, ProcessCommand::Pause)),
+        "paused" | "resuming" => {
+            command(registry, 2, instance, ProcessCommand::Pause);
+            registry.handle(Input::Event(instance, Event::PaceChanged(Ok(()))));
+        }
         "starting" => drop(command(registry, 2, instance, ProcessCommand::Start)),
         "stopped" | "removing" => drop(registry.handle(Input::Event(instance, Event::Exited(exit(3))))),
         _ => {}
     }
     if phase == "removing" {
         command(registry, 3, instance, ProcessCommand::Delete { force: false });
+    }
+    if phase == "resuming" {
+        command(registry, 3, instance, ProcessCommand::Resume);
     }
 }
 
@@ -64,27 +72,119 @@ fn outcome(effects: &[Effect]) -> &'static str {
 #[test]
 fn every_command_in_every_phase() {
     const PHASES: [&str; 7] = ["creating", "failing", "created", "starting", "running", "stopped", "removing"];
-    let table: [(&str, [&str; 7]); 5] = [
+    let table: [(&str, [&str; 7]); 7] = [
         ("start", ["refused", "refused", "acts", "refused", "refused", "refused", "refused"]),
         ("wait", ["later", "failure", "later", "later", "later", "answer", "answer"]),
         ("kill", ["refused", "refused", "acts", "acts", "acts", "refused", "refused"]),
         ("delete", ["refused", "refused", "refused", "refused", "refused", "acts", "later"]),
         ("force", ["later", "later", "acts", "acts", "acts", "acts", "later"]),
+        ("pause", ["refused", "refused", "refused", "refused", "acts", "refused", "refused"]),
+        ("resume", ["refused"; 7]),
     ];
     for (name, expected) in table {
         for (phase, expected) in PHASES.iter().zip(expected) {
             for (kind, (mut registry, target)) in [("container", reached(phase)), ("exec", execs::reached(phase))] {
-                let request = match name {
-                    "start" => ProcessCommand::Start,
-                    "wait" => ProcessCommand::Wait,
-                    "kill" => ProcessCommand::Kill { signal: 15, all: false },
-                    _ => ProcessCommand::Delete { force: name == "force" },
-                };
-                let effects = command(&mut registry, 9, target, request);
+                // It is the container that stands still.
+                let expected = if (kind, name) == ("exec", "pause") { "refused" } else { expected };
+                let effects = command(&mut registry, 9, target, request(name));
                 assert_eq!(outcome(&effects), expected, "{name} of {kind} while {phase}: {effects:?}");
             }
         }
     }
+}
+
+fn request(name: &str) -> ProcessCommand {
+    match name {
+        "start" => ProcessCommand::Start,
+        "wait" => ProcessCommand::Wait,
+        "kill" => ProcessCommand::Kill { signal: 15, all: false },
+        "pause" => ProcessCommand::Pause,
+        "resume" => ProcessCommand::Resume,
+        _ => ProcessCommand::Delete { force: name == "force" },
+    }
+}
+
+#[test]
+fn every_command_to_a_container_that_stands_still_or_is_about_to() {
+    const PHASES: [&str; 3] = ["pausing", "paused", "resuming"];
+    let table: [(&str, [&str; 3]); 7] = [
+        ("start", ["refused"; 3]),
+        ("wait", ["later"; 3]),
+        ("kill", ["acts"; 3]),
+        ("delete", ["refused"; 3]),
+        ("force", ["acts"; 3]),
+        ("pause", ["refused"; 3]),
+        ("resume", ["refused", "acts", "refused"]),
+    ];
+    for (name, expected) in table {
+        for (phase, expected) in PHASES.iter().zip(expected) {
+            let (mut registry, target) = reached(phase);
+            let effects = command(&mut registry, 9, target, request(name));
+            assert_eq!(outcome(&effects), expected, "{name} while {phase}: {effects:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pause_is_told_before_it_is_answered() {
+    let (mut registry, target) = reached("pausing");
+    assert_eq!(registry.look(target).map(|(status, ..)| status), Some(Status::Running));
+    let effects = registry.handle(Input::Event(target, Event::PaceChanged(Ok(()))));
+    assert_eq!(effects, [Effect::Publish(target, EventKind::Paused), Effect::Reply(Ticket(2), Reply::Done)]);
+    assert_eq!(registry.look(target).map(|(status, ..)| status), Some(Status::Paused));
+    command(&mut registry, 3, target, ProcessCommand::Resume);
+    let effects = registry.handle(Input::Event(target, Event::PaceChanged(Ok(()))));
+    assert_eq!(effects, [Effect::Publish(target, EventKind::Resumed), Effect::Reply(Ticket(3), Reply::Done)]);
+    assert_eq!(registry.look(target).map(|(status, ..)| status), Some(Status::Running));
+}
+
+#[test]
+fn a_change_of_pace_that_fails_leaves_things_as_they_were() {
+    for (phase, status) in [("pausing", Status::Running), ("resuming", Status::Paused)] {
+        let (mut registry, target) = reached(phase);
+        let effects = registry.handle(Input::Event(target, Event::PaceChanged(Err(failure()))));
+        assert!(matches!(&effects[..], [Effect::Reply(_, Reply::Refused(_))]), "{effects:?}");
+        assert_eq!(registry.look(target).map(|(now, ..)| now), Some(status));
+    }
+}
+
+#[test]
+fn what_ends_while_it_is_paused_is_told_and_the_pause_refused() {
+    let (mut registry, target) = reached("pausing");
+    let effects = registry.handle(Input::Event(target, Event::Exited(exit(137))));
+    let refused = |effect: &Effect| matches!(effect, Effect::Reply(Ticket(2), Reply::Refused(_)));
+    assert!(effects.contains(&Effect::RecordExit(target, exit(137))) && effects.iter().any(refused), "{effects:?}");
+    assert!(registry.handle(Input::Event(target, Event::PaceChanged(Ok(())))).is_empty());
+}
+
+#[test]
+fn what_was_killed_while_it_was_being_frozen_is_killed_once_more() {
+    for request in [ProcessCommand::Kill { signal: libc::SIGKILL, all: false }, ProcessCommand::Delete { force: true }]
+    {
+        let (mut registry, target) = reached("pausing");
+        command(&mut registry, 9, target, request);
+        let effects = registry.handle(Input::Event(target, Event::PaceChanged(Ok(()))));
+        let again = Effect::Signal { instance: target, signal: libc::SIGKILL, all: true, reply: None };
+        assert!(effects.contains(&again), "{request:?}: {effects:?}");
+    }
+}
+
+#[test]
+fn out_of_memory_is_told_after_the_start_and_before_the_exit() {
+    let told = |effects: &[Effect], target| effects.contains(&Effect::Publish(target, EventKind::OutOfMemory));
+    let (mut registry, target) = reached("running");
+    assert!(told(&registry.handle(Input::Event(target, Event::OutOfMemory)), target));
+    let (mut registry, target) = reached("starting");
+    assert!(registry.handle(Input::Event(target, Event::OutOfMemory)).is_empty());
+    assert!(registry.handle(Input::Event(target, Event::Exited(exit(137)))).is_empty());
+    let effects = registry.handle(Input::Event(target, Event::Released(Ok(()))));
+    let kinds = effects.iter().filter_map(|effect| match effect {
+        Effect::Publish(_, kind) => Some(Some(*kind)),
+        Effect::RecordExit(..) => Some(None),
+        _ => None,
+    });
+    let expected = [Some(EventKind::Start), Some(EventKind::OutOfMemory), None];
+    assert_eq!(kinds.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -242,7 +342,7 @@ impl Walk {
 
 proptest! {
     #[test]
-    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..15, 0u8..4, any::<bool>()), 0..200)) {
+    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..19, 0u8..4, any::<bool>()), 0..200)) {
         let mut walk = Walk::default();
         for (step, which, flag) in steps {
             let id = ["a", "b"][usize::from(which % 2)].to_owned();
@@ -263,6 +363,10 @@ proptest! {
                 8 => walk.input(Input::Event(known, Event::NotCloned(failure()))),
                 9 if which == 0 && flag => walk.input(Input::Event(known, Event::NotReleased(failure()))),
                 9 => walk.input(Input::Event(known, Event::Released(if flag { Ok(()) } else { Err(failure()) }))),
+                15 => walk.command(Command::Process(known, ProcessCommand::Pause)),
+                16 => walk.command(Command::Process(known, ProcessCommand::Resume)),
+                17 => walk.input(Input::Event(known, Event::PaceChanged(if flag { Ok(()) } else { Err(failure()) }))),
+                18 => walk.input(Input::Event(known, Event::OutOfMemory)),
                 10 => walk.input(Input::Event(known, Event::Exited(exit(1)))),
                 _ => walk.input(Input::Event(known, Event::Removed(if flag { Ok(()) } else { Err(failure()) }))),
             }

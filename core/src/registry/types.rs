@@ -69,6 +69,10 @@ pub enum ProcessCommand {
         /// Kill it first.
         force: bool,
     },
+    /// Stop all processes of a container.
+    Pause,
+    /// Let a paused container go on.
+    Resume,
 }
 
 /// Something that happened to a container's init process, or to an exec.
@@ -96,6 +100,10 @@ pub enum Event {
     NotReleased(Failure),
     /// The process ended; it has not been reaped yet.
     Exited(ExitRecord),
+    /// The outcome of freezing or thawing.
+    PaceChanged(Result<(), Failure>),
+    /// The kernel has killed one of a container's processes for memory.
+    OutOfMemory,
     /// It was taken over from an earlier supervisor, with its exit told.
     Adopted,
     /// The outcome of a removal.
@@ -120,6 +128,10 @@ pub enum Effect {
         /// Who asked.
         reply: Option<Ticket>,
     },
+    /// Stop all processes of a container, which may take a while. Answered by `PaceChanged`.
+    Freeze(Instance),
+    /// Let them go on. Answered by `PaceChanged`.
+    Thaw(Instance),
     /// Make the exit durable: exit file and journal.
     RecordExit(Instance, ExitRecord),
     /// Reap the process: only after its exit is durable.
@@ -148,6 +160,12 @@ pub enum EventKind {
     ExecAdded,
     /// The program of an exec runs.
     StartProcess,
+    /// None of the container's processes runs.
+    Paused,
+    /// They go on.
+    Resumed,
+    /// The kernel has killed one of them for memory.
+    OutOfMemory,
     /// Nothing of the container is left.
     Delete,
 }
@@ -261,6 +279,8 @@ pub struct ContainerRemains {
     pub init: Remains,
     /// The init process lives and is the first in a pid namespace.
     pub leads_namespace: bool,
+    /// It stands still.
+    pub paused: bool,
     /// Its execs by name.
     pub execs: Vec<(String, Remains)>,
 }

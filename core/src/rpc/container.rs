@@ -11,7 +11,7 @@ use super::meter::Share;
 use super::peer::Peer;
 use super::process::ProcessServer;
 use super::stdio::Tickets;
-use super::{exec, oneshot};
+use super::{exec, oneshot, resources};
 use crate::registry::{Failure, FailureKind, ProcessCommand};
 
 pub(super) struct ContainerServer {
@@ -178,6 +178,42 @@ impl schema::Server for ContainerServer {
             (Err(failure), _) | (_, Err(failure)) => Err(failure),
         };
         oneshot::put(results.get().init_outcome(), &outcome);
+        Ok(())
+    }
+
+    async fn pause(self: Rc<Self>, _: schema::PauseParams, mut results: schema::PauseResults) -> Result<(), Error> {
+        self.handle.answer(ProcessCommand::Pause, results.get().init_outcome()).await
+    }
+
+    async fn resume(self: Rc<Self>, _: schema::ResumeParams, mut results: schema::ResumeResults) -> Result<(), Error> {
+        self.handle.answer(ProcessCommand::Resume, results.get().init_outcome()).await
+    }
+
+    async fn update(
+        self: Rc<Self>,
+        params: schema::UpdateParams,
+        mut results: schema::UpdateResults,
+    ) -> Result<(), Error> {
+        let limits = resources::limits_from(params.get()?.get_request()?)?;
+        drop(params); // what it took is in the limits
+        let outcome = match (self.handle.target(), limits) {
+            (Ok((supervisor, instance)), Ok(limits)) => supervisor.update(instance, limits).await,
+            (Err(failure), _) | (_, Err(failure)) => Err(failure),
+        };
+        put_outcome(results.get().init_outcome(), outcome.as_ref().copied());
+        Ok(())
+    }
+
+    async fn stats(self: Rc<Self>, _: schema::StatsParams, mut results: schema::StatsResults) -> Result<(), Error> {
+        let stats = match self.handle.target() {
+            Ok((supervisor, instance)) => supervisor.stats(instance).await,
+            Err(failure) => Err(failure),
+        };
+        let outcome = results.get().init_outcome();
+        match &stats {
+            Ok(stats) => resources::put_stats(outcome.init_stats(), stats),
+            Err(failure) => put_failure(outcome.init_failure(), failure),
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use brood_launcher::checkpoint::named::Checkpoint;
-use brood_launcher::state::{ExitRecord, Status};
+use brood_launcher::state::{ExitRecord, PressureTotals, Rusage, Status};
 use brood_schema::brood_capnp as schema;
 use capnp::struct_list;
 
@@ -50,6 +50,40 @@ pub(super) fn put_exit(mut to: schema::exit::Builder<'_>, from: &ExitRecord) {
     to.set_signal(from.signal.unwrap_or(0));
     to.set_reason(from.reason.as_deref().unwrap_or_default());
     to.set_time(from.time_ns);
+    to.set_oom_killed(from.oom_killed);
+    to.set_memory_peak(from.memory_peak.unwrap_or(0));
+    to.set_cpu_total(from.cpu_total_ns.unwrap_or(0));
+    if let Some(from) = from.rusage {
+        let mut to = to.reborrow().init_rusage();
+        to.set_user_time(from.user_ns);
+        to.set_system_time(from.system_ns);
+        to.set_max_rss(from.max_rss_bytes);
+    }
+    if let Some(from) = from.pressure {
+        let mut to = to.init_pressure();
+        to.set_cpu_some(from.cpu_some_us);
+        to.set_cpu_full(from.cpu_full_us);
+        to.set_memory_some(from.memory_some_us);
+        to.set_memory_full(from.memory_full_us);
+        to.set_io_some(from.io_some_us);
+        to.set_io_full(from.io_full_us);
+    }
+}
+
+fn rusage_from(from: schema::rusage::Reader<'_>) -> Rusage {
+    let (user_ns, system_ns) = (from.get_user_time(), from.get_system_time());
+    Rusage { user_ns, system_ns, max_rss_bytes: from.get_max_rss() }
+}
+
+fn pressure_from(from: schema::pressure_totals::Reader<'_>) -> PressureTotals {
+    PressureTotals {
+        cpu_some_us: from.get_cpu_some(),
+        cpu_full_us: from.get_cpu_full(),
+        memory_some_us: from.get_memory_some(),
+        memory_full_us: from.get_memory_full(),
+        io_some_us: from.get_io_some(),
+        io_full_us: from.get_io_full(),
+    }
 }
 
 pub(crate) fn exit_from(from: schema::exit::Reader<'_>) -> capnp::Result<ExitRecord> {
@@ -59,6 +93,11 @@ pub(crate) fn exit_from(from: schema::exit::Reader<'_>) -> capnp::Result<ExitRec
         signal: Some(from.get_signal()).filter(|signal| *signal != 0),
         reason: Some(reason).filter(|reason| !reason.is_empty()),
         time_ns: from.get_time(),
+        oom_killed: from.get_oom_killed(),
+        rusage: if from.has_rusage() { Some(rusage_from(from.get_rusage()?)) } else { None },
+        memory_peak: Some(from.get_memory_peak()).filter(|peak| *peak != 0),
+        cpu_total_ns: Some(from.get_cpu_total()).filter(|total| *total != 0),
+        pressure: if from.has_pressure() { Some(pressure_from(from.get_pressure()?)) } else { None },
     })
 }
 
@@ -147,8 +186,8 @@ fn status(from: Status) -> schema::Status {
     match from {
         Status::Creating => schema::Status::Creating,
         Status::Created => schema::Status::Created,
-        // The registry knows no pause.
-        Status::Running | Status::Paused => schema::Status::Running,
+        Status::Running => schema::Status::Running,
+        Status::Paused => schema::Status::Paused,
         Status::Stopped => schema::Status::Stopped,
     }
 }

@@ -20,6 +20,7 @@ mod meter;
 mod oneshot;
 mod peer;
 mod process;
+mod resources;
 mod stdio;
 
 use std::os::fd::OwnedFd;

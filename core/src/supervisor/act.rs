@@ -6,12 +6,13 @@ use std::rc::Rc;
 use brood_launcher::report::errno_text;
 use brood_launcher::signal;
 use brood_launcher::state::{ExitRecord, PidRecord, exit_of_stranger, now_ns};
+use brood_launcher::sys::{self, Patience};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::{Record, Supervisor};
 use crate::journal::JournalEvent;
-use crate::registry::{Effect, Event, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
+use crate::registry::{Effect, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
 
 impl Supervisor {
     pub(super) fn act(self: &Rc<Self>, effect: Effect) {
@@ -24,6 +25,8 @@ impl Supervisor {
                 (Err(failure), None) => tracing::error!(%failure, signal, "signal"),
                 (Ok(()), None) => {}
             },
+            Effect::Freeze(instance) => self.change_pace(instance, true),
+            Effect::Thaw(instance) => self.change_pace(instance, false),
             Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
             Effect::Reap(instance) => self.reap(instance),
             Effect::Discard(instance) => {
@@ -65,7 +68,12 @@ impl Supervisor {
         }
         let pidfd = record.pidfd.as_ref().ok_or_else(not_running)?;
         match rustix::process::pidfd_send_signal(pidfd, signal) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(cgroups) = cgroups.filter(|_| number == libc::SIGKILL) {
+                    cgroups.thaw_killed();
+                }
+                Ok(())
+            }
             // Dead by `cgroup.kill` of a moment ago is what was asked for.
             Err(Errno::SRCH) if all => Ok(()),
             Err(Errno::SRCH) => Err(not_running()),
@@ -92,6 +100,9 @@ impl Supervisor {
             EventKind::Start => "start-container",
             EventKind::ExecAdded => "exec-added",
             EventKind::StartProcess => "start-process",
+            EventKind::Paused => "paused",
+            EventKind::Resumed => "resumed",
+            EventKind::OutOfMemory => "oom",
             EventKind::Delete => "delete",
         };
         self.append(record, name, None);
@@ -143,7 +154,7 @@ impl Supervisor {
             let Some(record) = records.get(&instance) else { return };
             let Some(pidfd) = &record.pidfd else { return };
             match record.reaper {
-                Reaper::Us => match peek(pidfd.as_fd(), WaitIdOptions::NOHANG) {
+                Reaper::Us => match peek(pidfd.as_fd(), Patience::None) {
                     Some(exit) => exit,
                     None => return self.await_tracer(instance, pidfd.try_clone()),
                 },
@@ -158,31 +169,27 @@ impl Supervisor {
                 }
             }
         };
-        self.event(instance, Event::Exited(exit));
+        self.exited(instance, exit);
     }
 
     /// It ended under a tracer (CRIU makes a checkpoint, somebody looks with strace(1)), and nobody else sees its status until
     /// that lets go (ptrace(2)).
     fn await_tracer(self: &Rc<Self>, instance: Instance, pidfd: std::io::Result<OwnedFd>) {
-        let wait = move || pidfd.ok().and_then(|pidfd| peek(pidfd.as_fd(), WaitIdOptions::empty()));
+        let wait = move || pidfd.ok().and_then(|pidfd| peek(pidfd.as_fd(), Patience::Unlimited));
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
             let unknown = || ExitRecord::unknown("its handle became readable without an exit", now_ns());
             let exit = supervisor.blocking(wait).await.ok().flatten().unwrap_or_else(unknown);
-            supervisor.event(instance, Event::Exited(exit));
+            supervisor.exited(instance, exit);
         });
     }
 }
 
 /// The status of a child of ours, which stays a zombie; `None` when there is none to be had yet.
-fn peek(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Option<ExitRecord> {
-    let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    loop {
-        return match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
-            Ok(status) => status.map(|status| ExitRecord::of(&status, now_ns())),
-            Err(Errno::INTR) => continue,
-            Err(errno) => Some(ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns())),
-        };
+fn peek(pidfd: BorrowedFd<'_>, patience: Patience) -> Option<ExitRecord> {
+    match sys::peek_child(pidfd, patience) {
+        Ok(child) => child.map(|child| ExitRecord::of(&child)),
+        Err(errno) => Some(ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns())),
     }
 }
 

@@ -10,15 +10,18 @@
 //! (launch, release, removal) run as tasks and come back as events.
 //!
 //! Reading order: here; `act` for the effects; `launch`, `exec` and `checkpoint` for the way from order to running, `start`
-//! for that from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left.
+//! for that from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left;
+//! `resources` and `oom` for limits, figures and memory.
 
 mod act;
 mod checkpoint;
 mod exec;
 mod hooks;
 mod launch;
+mod oom;
 mod recover;
 mod remove;
+mod resources;
 mod start;
 
 pub use checkpoint::CheckpointFolder;
@@ -285,6 +288,9 @@ pub struct Supervisor {
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
     inherited: RefCell<Inherited>,
+    oom: oom::OomNotices,
+    /// Limits are changed one update at a time.
+    updating: tokio::sync::Mutex<()>,
     blocking: tokio::sync::Semaphore,
     /// Shared by all that CRIU does.
     criu: tokio::sync::Semaphore,
@@ -328,6 +334,8 @@ impl Supervisor {
             zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
             inherited: RefCell::default(),
+            oom: oom::OomNotices::new()?,
+            updating: tokio::sync::Mutex::new(()),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             criu: tokio::sync::Semaphore::new(CHECKPOINTS_MAX),
             hook_starts: tokio::sync::Semaphore::new(HOOK_STARTS_MAX),
@@ -338,6 +346,7 @@ impl Supervisor {
             settings,
         });
         tokio::task::spawn_local(supervisor.clone().watch_exits());
+        tokio::task::spawn_local(supervisor.clone().watch_oom());
         Ok(supervisor)
     }
 

@@ -132,6 +132,7 @@ impl Supervisor {
             let pids = execs.iter().map(|(_, remains, _)| remains.process.pid);
             end_half_made(&state.cgroups, &pids.chain([init.process.pid]).collect());
         }
+        let (paused, cgroups) = (state.cgroups.is_to_be_frozen(), state.cgroups.clone());
         let mut entries = Vec::new();
         let execs = execs.into_iter().map(|(name, remains, pidfd)| {
             entries.push((Files::of_exec(&id, &name, dir.process(&name)), remains.process, pidfd));
@@ -139,14 +140,20 @@ impl Supervisor {
         });
         let execs = execs.collect();
         entries.push((Files::of_init(dir, state), init.process, init_fd));
-        let found = ContainerRemains { id, init, leads_namespace, execs };
+        let found = ContainerRemains { id: id.clone(), init, leads_namespace, paused, execs };
         let adopted = self.core.borrow_mut().take_over(found, kept);
         for (adopted, (files, process, pidfd)) in adopted.iter().zip(entries) {
             self.enter(adopted, files, process, pidfd);
         }
+        if let Some(container) = adopted.last() {
+            self.watch_adopted_memory(container.instance, &id, &cgroups);
+            let _ = self.tell_oom(container.instance);
+        }
         for adopted in &adopted {
-            if let Some(event) = adopted.event() {
-                self.event(adopted.instance, event);
+            match adopted.event() {
+                Some(Event::Exited(exit)) => self.exited(adopted.instance, exit),
+                Some(event) => self.event(adopted.instance, event),
+                None => {}
             }
         }
         // The container comes last.
@@ -208,7 +215,7 @@ impl Supervisor {
         let instance = self.inherited.borrow().find(PidRecord { pid: kept.pid, start_time: kept.start_time });
         if let Some(instance) = instance {
             // Once the exit is durable, `Reap` tells the keeper.
-            self.event(instance, Event::Exited(kept.exit.clone()));
+            self.exited(instance, kept.exit.clone());
         } else if let Some(keeper) = &self.keeper {
             keeper.recorded(kept.pid, kept.start_time);
         }
@@ -220,7 +227,7 @@ impl Supervisor {
         for instance in lost {
             let exit = ExitRecord::unknown("it ended while neither supervisor nor keeper was there", now_ns());
             // The core takes only the first exit of a process.
-            self.event(instance, Event::Exited(exit));
+            self.exited(instance, exit);
         }
     }
 }

@@ -20,6 +20,7 @@ impl Supervisor {
             Some(container) => Ok(container.clone()),
             None => Err(record.files.dir.clone()),
         });
+        self.oom.leave(instance);
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
             let result = match what {

@@ -8,12 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::events::Events;
-use super::{CgroupError, Directory, Version, failed};
+use super::{CgroupError, Directory, Hierarchy, Version, failed};
 
 /// What a new v1 cpuset must have before a process can enter (cpusets(7)).
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 impl Directory {
+    /// One that is not made yet, if it is not there.
+    pub(super) fn plan(hierarchy: &Hierarchy, path: PathBuf) -> Directory {
+        let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
+        let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
+        Directory { path, version: hierarchy.version, mount_point, controllers, made }
+    }
+
     /// Makes the directory, parents too, and hands the controllers down to it. One that is there already must have neither
     /// processes nor children of its own: whatever lives below it would be killed together with the container.
     ///
@@ -28,7 +35,6 @@ impl Directory {
             self.path.ancestors().take_while(|ancestor| ancestor.starts_with(&top)).map(Path::to_owned).collect();
         for directory in missing.iter().rev() {
             match fs::create_dir(directory) {
-                Ok(()) if self.has("cpuset") && self.version == Version::V1 => inherit_cpuset(directory)?,
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     // Somebody else has made it meanwhile: theirs to remove.
@@ -48,6 +54,10 @@ impl Directory {
     }
 
     fn insist_unused(&self) -> Result<(), CgroupError> {
+        if (self.version == Version::V2 || self.has("freezer")) && self.is_frozen() {
+            // Nothing could be set up in there.
+            return Err(failed(&self.path, "use")(std::io::Error::other("container's cgroup unexpectedly frozen")));
+        }
         if children(&self.path)?.next().is_none() && own_processes(&self.path)?.is_empty() {
             return Ok(());
         }
@@ -56,9 +66,12 @@ impl Directory {
         )))
     }
 
-    /// Cgroup v2: a directory has the files of those controllers that every directory above hands down (cgroup-v2.rst,
+    /// Cgroup v1: see [`inherit_cpuset`]. Cgroup v2: a directory has the files of those controllers that every directory above hands down (cgroup-v2.rst,
     /// "Enabling and Disabling"). What cannot be handed down is missed when a limit is to be written.
     fn hand_down(&self) -> Result<(), CgroupError> {
+        if self.version == Version::V1 && self.has("cpuset") {
+            return inherit_cpuset(&self.path, &self.mount_point);
+        }
         if self.version == Version::V1 || self.controllers.is_empty() {
             return Ok(());
         }
@@ -141,12 +154,20 @@ impl Directory {
     }
 }
 
-/// A v1 cpuset begins without processors and nodes, and with its parent's it asks for nothing.
-fn inherit_cpuset(path: &Path) -> Result<(), CgroupError> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    for file in CPUSET {
-        let copied = fs::read(parent.join(file)).and_then(|value| fs::write(path.join(file), value));
-        copied.map_err(failed(path, &format!("inherit {file}")))?;
+/// A v1 cpuset begins without processors and nodes, and with its parent's it asks for nothing. The same goes for one above
+/// that somebody made and left so: nothing could live below it.
+fn inherit_cpuset(path: &Path, mount_point: &Path) -> Result<(), CgroupError> {
+    let mut below: Vec<&Path> = path.ancestors().take_while(|above| *above != mount_point).collect();
+    below.reverse();
+    for path in below {
+        let Some(parent) = path.parent() else { continue };
+        for file in CPUSET {
+            let inherited = fs::read_to_string(path.join(file)).and_then(|value| match value.trim() {
+                "" => fs::write(path.join(file), fs::read(parent.join(file))?),
+                _ => Ok(()),
+            });
+            inherited.map_err(failed(path, &format!("inherit {file}")))?;
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::Version;
+use super::{Directory, Version};
 
 /// The host's hierarchies, those that we may not write to left out.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +85,17 @@ impl Host {
         self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2)
     }
 
+    /// Where a container's cgroup goes that is `known` in another hierarchy: the same path from our own cgroup, or else from
+    /// the hierarchy's root.
+    pub(super) fn beside(&self, known: &Directory, hierarchy: &Hierarchy) -> Option<PathBuf> {
+        let own = self.hierarchies.iter().find(|own| own.mount_point == known.mount_point);
+        let relative = own.and_then(|own| known.path.strip_prefix(&own.base).ok());
+        match relative {
+            Some(relative) => Some(hierarchy.base.join(relative)),
+            None => Some(hierarchy.mount_point.join(known.path.strip_prefix(&known.mount_point).ok()?)),
+        }
+    }
+
     /// All of them, in the order of their mounts.
     pub fn hierarchies(&self) -> impl Iterator<Item = &Hierarchy> {
         self.hierarchies.iter()
@@ -143,6 +154,13 @@ impl Hierarchy {
             None => format!("brood-{root:08x}-{id}"),
         };
         self.base.join(name)
+    }
+
+    /// Whether there is something at a container's place, or right above it but for what is everybody's: limits of others
+    /// that are to hold for the container as well.
+    pub(super) fn is_prepared(&self, place: &Path) -> bool {
+        let pod = place.parent().filter(|parent| *parent != self.base && *parent != self.mount_point);
+        !self.controllers.is_empty() && (place.exists() || pod.is_some_and(Path::exists))
     }
 
     /// Where it is mounted.

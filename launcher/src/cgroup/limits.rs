@@ -42,8 +42,16 @@ pub struct Limits {
     settings: Vec<Setting>,
     /// None where they stay as they are.
     devices: Option<Arc<Compiled>>,
-    /// `memory.checkBeforeUpdate`, with the limit in bytes.
-    check_memory: Option<u64>,
+    /// With `memory.checkBeforeUpdate`.
+    check_memory: Bounds,
+}
+
+/// Limits in bytes, to be compared with what is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bounds {
+    limit: Option<u64>,
+    /// Together with memory.
+    swap: Option<u64>,
 }
 
 impl Limits {
@@ -61,7 +69,9 @@ impl Limits {
         let mut settings = settings(resources, &version)?;
         settings.retain(|setting| !(setting.asks_for_nothing() && host.with(&setting.controller).is_none()));
         let memory = resources.memory().as_ref().filter(|memory| memory.check_before_update() == Some(true));
-        let check_memory = memory.and_then(|memory| u64::try_from(memory.limit()?).ok()).filter(|limit| *limit > 0);
+        let bytes = |limit: Option<i64>| limit.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0);
+        let check_memory = memory.map(|memory| Bounds { limit: bytes(memory.limit()), swap: bytes(memory.swap()) });
+        let check_memory = check_memory.unwrap_or_default();
         Ok(Limits { settings, devices: None, check_memory })
     }
 
@@ -109,22 +119,39 @@ impl Limits {
         self.settings.iter().position(few).map(|at| self.settings.remove(at))
     }
 
-    /// Writes the limits. Which order fits may depend on what there was before (a limit on memory and swap together is never
-    /// below that on memory alone), so what the kernel calls invalid is tried once more after the rest.
+    /// Takes out what the container has anyway where nobody ever limited it.
+    pub(super) fn leave_out_what_is_so(&mut self, cgroups: &Cgroups) {
+        self.settings.retain(|setting| !(setting.asks_for_nothing() && cgroups.with(&setting.controller).is_none()));
+    }
+
+    /// Writes the limits.
     ///
     /// # Errors
     /// The kernel refuses one; those before it are in force.
     pub fn apply(&self, cgroups: &Cgroups) -> Result<(), LimitError> {
         self.check_memory(cgroups)?;
         self.apply_devices(cgroups)?;
-        let mut again = Vec::new();
-        for setting in &self.settings {
-            match setting.write(cgroups) {
-                Err(Refused { errno: Some(rustix::io::Errno::INVAL), .. }) => again.push(setting),
-                written => written.map_err(|refused| refused.error)?,
-            }
+        write_all(&self.settings, cgroups, |_| {})
+    }
+
+    /// As [`Limits::apply`], but all or nothing. Returns what was in force before.
+    ///
+    /// # Errors
+    /// The kernel refuses one; what was in force before is so again.
+    pub(super) fn change(&self, cgroups: &Cgroups) -> Result<Former, LimitError> {
+        self.check_memory(cgroups)?;
+        let mut former = Former::default();
+        let written = write_all(&self.settings, cgroups, |setting| former.0.extend(setting.in_force(cgroups)));
+        match written {
+            Ok(()) => Ok(former),
+            Err(refused) => match former.restore(cgroups) {
+                Ok(()) => Err(refused),
+                Err(stuck) => {
+                    let problem = format!("{}; and {} {}", refused.problem, stuck.field, stuck.problem);
+                    Err(LimitError::new(&refused.field, problem))
+                }
+            },
         }
-        again.into_iter().try_for_each(|setting| setting.write(cgroups).map_err(|refused| refused.error))
     }
 
     /// By a program on cgroup v2, also where its hierarchy has no controllers: once it is loaded, that is one system call
@@ -148,16 +175,54 @@ impl Limits {
     }
 
     /// Cgroup v2 kills for a limit below what is in use (`memory.max`), where v1 refuses; `checkBeforeUpdate` asks for a
-    /// refusal on both.
+    /// refusal on both. In runc's words.
     fn check_memory(&self, cgroups: &Cgroups) -> Result<(), LimitError> {
-        let (Some(limit), Some(directory)) = (self.check_memory, cgroups.with("memory")) else { return Ok(()) };
-        match memory_in_use(&directory.path, directory.version) {
-            Some(used) if used > limit => {
-                Err(LimitError::new("memory.limit", format!("{limit} is below the {used} bytes in use")))
+        let Some(directory) = cgroups.with("memory").filter(|_| self.check_memory != Bounds::default()) else {
+            return Ok(());
+        };
+        let Some(used) = memory_in_use(&directory.path, directory.version) else { return Ok(()) };
+        let Bounds { limit, swap } = self.check_memory;
+        for (field, name, limit) in [("memory.swap", "memory+swap", swap), ("memory.limit", "memory", limit)] {
+            if let Some(limit) = limit.filter(|limit| *limit <= used) {
+                return Err(LimitError::new(field, format!("rejecting {name} limit {limit} <= usage {used}")));
             }
-            _ => Ok(()),
+        }
+        Ok(())
+    }
+}
+
+/// Values that limits had, in the order in which they go back.
+#[derive(Debug, Default)]
+pub(super) struct Former(Vec<Setting>);
+
+impl Former {
+    /// Writes them.
+    ///
+    /// # Errors
+    /// The kernel refuses one: it is changed after all.
+    pub(super) fn restore(&self, cgroups: &Cgroups) -> Result<(), LimitError> {
+        write_all(self.0.iter().rev(), cgroups, |_| {}).map_err(|stuck| {
+            LimitError::new(&stuck.field, format!("is changed, for it could not be set back: {}", stuck.problem))
+        })
+    }
+}
+
+/// Writes settings, each after a look at it. Which order fits may depend on what there was before (a limit on memory and swap
+/// together is never below that on memory alone), so what the kernel calls invalid is tried once more after the rest.
+fn write_all<'a>(
+    settings: impl IntoIterator<Item = &'a Setting>,
+    cgroups: &Cgroups,
+    mut before: impl FnMut(&Setting),
+) -> Result<(), LimitError> {
+    let mut again = Vec::new();
+    for setting in settings {
+        before(setting);
+        match setting.write(cgroups) {
+            Err(Refused { errno: Some(rustix::io::Errno::INVAL), .. }) => again.push(setting),
+            written => written.map_err(|refused| refused.error)?,
         }
     }
+    again.into_iter().try_for_each(|setting| setting.write(cgroups).map_err(|refused| refused.error))
 }
 
 /// Why a setting was not written.
@@ -186,6 +251,18 @@ impl Setting {
         };
         let problem = || format!("the container has no cgroup of the {} controller", self.controller);
         directory.ok_or_else(|| LimitError::new(&self.field, problem()))
+    }
+
+    /// The same setting with the value that is in force; `None` where that cannot be read.
+    fn in_force(&self, cgroups: &Cgroups) -> Option<Setting> {
+        let directory = self.directory(cgroups).ok()?;
+        let former = |file: &str, value: &str| {
+            let text = fs::read_to_string(directory.path.join(file)).ok()?;
+            let value = former_value(file, &text, value)?;
+            Some(Setting { file: file.to_owned(), value, instead: None, ..self.clone() })
+        };
+        let instead = || self.instead.as_ref().and_then(|(file, value)| former(file, value));
+        former(&self.file, &self.value).or_else(instead)
     }
 
     fn write(&self, cgroups: &Cgroups) -> Result<(), Refused> {
@@ -236,4 +313,52 @@ fn memory_in_use(path: &Path, version: Version) -> Option<u64> {
         Version::V2 => "memory.current",
     };
     fs::read_to_string(path.join(file)).ok()?.trim().parse().ok()
+}
+
+/// What is to be written to a file that holds `text` now, to take back a new `value`: the whole line, or in a file with a line
+/// for each device that device's.
+fn former_value(file: &str, text: &str, value: &str) -> Option<String> {
+    let per_device = value
+        .split_once(' ')
+        .map(|(device, _)| device)
+        .filter(|device| device.contains(':') || matches!(file, "rdma.max" | "net_prio.ifpriomap"));
+    let Some(device) = per_device else {
+        let line = text.lines().next().unwrap_or_default();
+        // The other lines of this one cannot be written.
+        let line = line.strip_prefix("oom_kill_disable ").unwrap_or(line);
+        // An empty text is what a cpuset of cgroup v2 begins with; to write nothing would be no write(2).
+        return Some(if line.is_empty() { "\n".to_owned() } else { line.to_owned() });
+    };
+    let line = text.lines().find(|line| line.split_once(' ').is_some_and(|(known, _)| known == device));
+    match (line, file) {
+        (Some(line), _) => Some(line.to_owned()),
+        (None, "io.max") => Some(format!("{device} rbps=max wbps=max riops=max wiops=max")),
+        (None, "io.weight") => Some(format!("{device} default")),
+        (None, _) if file.starts_with("blkio.") || file == "io.bfq.weight" => Some(format!("{device} 0")),
+        (None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::former_value;
+
+    #[test]
+    fn a_new_value_is_taken_back_by_what_the_file_held() {
+        for (file, text, value, former) in [
+            ("cpu.max", "max 100000\n", "5000", Some("max 100000")),
+            ("cpuset.cpus", "\n", "0", Some("\n")),
+            ("memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 0\n", "0", Some("1")),
+            ("io.weight", "default 100\n8:0 50\n", "200", Some("default 100")),
+            ("io.weight", "default 100\n8:0 50\n", "8:0 7", Some("8:0 50")),
+            ("io.weight", "default 100\n8:0 50\n", "8:16 7", Some("8:16 default")),
+            ("io.max", "8:0 rbps=1 wbps=max\n", "8:0 rbps=9", Some("8:0 rbps=1 wbps=max")),
+            ("io.max", "", "8:1 rbps=9", Some("8:1 rbps=max wbps=max riops=max wiops=max")),
+            ("blkio.throttle.read_bps_device", "8:0 7\n", "8:0 9", Some("8:0 7")),
+            ("blkio.throttle.read_bps_device", "8:0 7\n", "8:1 9", Some("8:1 0")),
+            ("rdma.max", "mlx4_0 hca_handle=2 hca_object=max\n", "x hca_handle=1 hca_object=1", None),
+        ] {
+            assert_eq!(former_value(file, text, value).as_deref(), former, "{file}: {value:?} over {text:?}");
+        }
+    }
 }

@@ -129,6 +129,15 @@ impl Cgroups {
         self.freezer().is_ok_and(Directory::is_frozen)
     }
 
+    /// Whether [`Cgroups::freeze`] was ordered, for this container and not for a cgroup above, and is still in force.
+    #[must_use]
+    pub fn is_to_be_frozen(&self) -> bool {
+        self.freezer().is_ok_and(|freezer| {
+            let file = if freezer.version == Version::V2 { "cgroup.freeze" } else { "freezer.self_freezing" };
+            fs::read_to_string(freezer.path.join(file)).is_ok_and(|text| text.trim_end() == "1")
+        })
+    }
+
     fn freezer(&self) -> Result<&Directory, CgroupError> {
         let freezer = self.unified().or_else(|| self.with("freezer"));
         freezer.ok_or_else(|| failed(Path::new("freezer"), "find")(ErrorKind::Unsupported.into()))
@@ -161,7 +170,7 @@ impl Directory {
         fs::write(self.path.join(file), value).map_err(failed(&self.path, &format!("write {file}")))
     }
 
-    fn is_frozen(&self) -> bool {
+    pub(super) fn is_frozen(&self) -> bool {
         let (file, line) = match self.version {
             Version::V2 => ("cgroup.events", "frozen 1"),
             Version::V1 => ("freezer.state", "FROZEN"),

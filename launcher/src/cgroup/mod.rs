@@ -13,14 +13,17 @@
 //! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
 //!
 //! Reading order: `host` (which hierarchies there are), `directory` (one directory's life), `members` (listed, frozen, killed),
-//! `settings` (what `linux.resources` means in files), `limits` (writing them).
+//! `settings` (what `linux.resources` means in files), `limits` (writing them), `change`
+//! (while it runs), `stats` (what the container uses).
 
+mod change;
 mod directory;
 mod events;
 mod host;
 mod limits;
 mod members;
 mod settings;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -31,9 +34,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+pub use change::ChangeError;
 pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
+pub use stats::{OomWatch, Stats};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -100,20 +105,19 @@ pub struct Entrance {
 
 impl Cgroups {
     /// Where a container's directories go; nothing is made yet. `needed` names controllers beside those that every
-    /// container has.
+    /// container has; and where somebody made the directory, or one above it, for the container's sake (a pod's), it has
+    /// one of that hierarchy too.
     #[must_use]
     pub fn plan(host: &Host, needed: &[&str], place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
         let always = if host.unified().is_some() { &BESIDE_V2[..] } else { &WITHOUT_V2 };
         let wanted: Vec<&str> = always.iter().chain(needed).copied().collect();
         let v1 = host.hierarchies().filter(|hierarchy| {
-            hierarchy.version == Version::V1 && wanted.iter().any(|controller| hierarchy.has(controller))
+            hierarchy.version == Version::V1
+                && (wanted.iter().any(|controller| hierarchy.has(controller))
+                    || hierarchy.is_prepared(&place(hierarchy)))
         });
-        let directories = host.unified().into_iter().chain(v1).map(|hierarchy| {
-            let path = place(hierarchy);
-            let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
-            let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
-            Directory { path, version: hierarchy.version, mount_point, controllers, made }
-        });
+        let directories =
+            host.unified().into_iter().chain(v1).map(|hierarchy| Directory::plan(hierarchy, place(hierarchy)));
         Cgroups { directories: directories.collect() }
     }
 
@@ -195,7 +199,7 @@ impl Cgroups {
                 Path::new(path).components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir));
             let parts: Vec<Component<'_>> = parts.collect();
             if parts.iter().any(|part| !matches!(part, Component::Normal(_))) {
-                return Err(format!("cgroup {text:?}: is not below the container's own"));
+                return Err(format!("bad sub cgroup path {text:?}: is not below the container's own"));
             }
             let unknown = controllers.iter().flatten().find(|controller| self.with(controller).is_none());
             if let Some(unknown) = unknown {

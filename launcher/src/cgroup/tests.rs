@@ -8,7 +8,7 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Cgroups `brood-unit-NAME-PID/LEAF` in every hierarchy, or in those of cgroup v1 alone.
-fn planned(name: &str, leaf: &str, v1_only: bool) -> Cgroups {
+pub(super) fn planned(name: &str, leaf: &str, v1_only: bool) -> Cgroups {
     let host = Host::find();
     let place = |hierarchy: &Hierarchy| {
         hierarchy.place(
@@ -26,7 +26,7 @@ fn planned(name: &str, leaf: &str, v1_only: bool) -> Cgroups {
 }
 
 /// A process in there, which ends with its input.
-fn member(cgroups: &Cgroups) -> Child {
+pub(super) fn member(cgroups: &Cgroups) -> Child {
     let child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     for directory in cgroups.directories() {
         std::fs::write(directory.path.join("cgroup.procs"), child.id().to_string()).unwrap();
@@ -84,10 +84,11 @@ fn what_is_frozen_stands_still_until_it_is_thawed() {
         assert!(cgroups.has_member(child.id() as i32));
         assert!(!cgroups.has_member(std::process::id() as i32));
         assert!(!cgroups.is_frozen());
+        assert!(!cgroups.is_to_be_frozen());
         cgroups.freeze(PATIENCE).unwrap();
-        assert!(cgroups.is_frozen());
+        assert!(cgroups.is_frozen() && cgroups.is_to_be_frozen());
         cgroups.thaw(PATIENCE).unwrap();
-        assert!(!cgroups.is_frozen());
+        assert!(!cgroups.is_frozen() && !cgroups.is_to_be_frozen());
         cgroups.freeze(PATIENCE).unwrap();
         cgroups.kill().unwrap();
         child.wait().unwrap();

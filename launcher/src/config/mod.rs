@@ -27,7 +27,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde_json::{Value, json};
 
 pub use error::ConfigError;
@@ -115,6 +115,14 @@ pub fn check_process(process: Value, ignore_unsupported: bool) -> Result<(Proces
         Ok((process, notes))
     });
     checked.map_err(|error| error.in_file(Path::new("exec")))
+}
+
+/// Checks the `linux.resources` of an update; what they mean is [`crate::cgroup`]'s.
+///
+/// # Errors
+/// The field that has the wrong type; the message begins with `name`.
+pub fn check_resources(resources: Value, name: &str) -> Result<LinuxResources, ConfigError> {
+    parse::resources(resources).map_err(|error| error.in_file(Path::new(name)))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -3,7 +3,7 @@
 //! The slow path exists for three reasons: config.json of before 1.0 must be [migrated](super::migrate), `oci_spec`
 //! refuses a few files that are valid, and simd-json cannot say where in the text an error is.
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use serde_json::Value;
 
 use super::error::ConfigError;
@@ -80,6 +80,17 @@ fn parse_slowly(raw: &[u8]) -> Result<(Spec, Vec<String>), ConfigError> {
         Some((field, reason, position)) => Err(ConfigError::field(field, reason + &position)),
         None => Ok((spec, notes.into_iter().filter(|note| note != NO_USER).collect())),
     }
+}
+
+/// `linux.resources` alone.
+pub(super) fn resources(value: Value) -> Result<LinuxResources, ConfigError> {
+    if !value.is_object() {
+        return Err(ConfigError::field("linux.resources", format!("expected a JSON object, found {}", kind(&value))));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (field, reason) = describe(error.path(), error.inner());
+        ConfigError::field(format!("linux.resources.{field}"), reason)
+    })
 }
 
 /// What is wrong with the text: field, reason and position.

@@ -15,6 +15,7 @@
 //! `state.json` inside, so there is never a folder without one. Files appear by rename too, so a reader sees a whole one
 //! or none. Nothing is synced: the root is a tmpfs that has to survive a kill, not a reboot.
 
+mod exit;
 mod folder;
 mod kept;
 mod process;
@@ -30,11 +31,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use rustix::process::WaitIdStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroups;
 
+pub use exit::{ExitRecord, PressureTotals, Rusage};
 pub use folder::ProcessDir;
 pub use kept::Kept;
 pub use process::{ProcStat, exit_of_stranger, is_namespace_init, open_process, start_time, state_and_start_time};
@@ -158,49 +159,6 @@ pub struct PidRecord {
     pub pid: i32,
     /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
     pub start_time: u64,
-}
-
-/// `exit`: how a process ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExitRecord {
-    /// 0 to 255; 128 + N for death by signal N; 255 when unknown.
-    pub status: u8,
-    /// The signal, for death by one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<u8>,
-    /// Why the status is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Nanoseconds since the epoch.
-    pub time_ns: u64,
-}
-
-impl ExitRecord {
-    /// The record of a reaped (or peeked at) child.
-    #[must_use]
-    pub fn of(status: &WaitIdStatus, time_ns: u64) -> ExitRecord {
-        let (code, signal) = (status.exit_status(), status.terminating_signal());
-        ExitRecord::new(code.map(|code| code as u8), signal.map(|signal| signal as u8), time_ns)
-    }
-
-    /// The record of an exit code, or of death by a signal.
-    #[must_use]
-    pub fn new(code: Option<u8>, signal: Option<u8>, time_ns: u64) -> ExitRecord {
-        match (code, signal) {
-            (Some(status), _) => ExitRecord { status, signal: None, reason: None, time_ns },
-            (None, Some(signal)) => {
-                ExitRecord { status: 128u8.saturating_add(signal), signal: Some(signal), reason: None, time_ns }
-            }
-            (None, None) => ExitRecord::unknown("the kernel reported neither exit nor signal", time_ns),
-        }
-    }
-
-    /// The record of a process whose status nobody can tell any more.
-    #[must_use]
-    pub fn unknown(reason: &str, time_ns: u64) -> ExitRecord {
-        ExitRecord { status: 255, signal: None, reason: Some(reason.to_owned()), time_ns }
-    }
 }
 
 /// The directory that holds one folder per container.

@@ -25,6 +25,10 @@ pub enum Asked {
     Kill(Uid),
     /// A removal.
     Delete(Uid),
+    /// To stand still.
+    Pause(Uid),
+    /// To go on.
+    Resume(Uid),
     /// An exit.
     Wait(Uid),
     /// Something that is not there.
@@ -51,6 +55,10 @@ struct Life {
     failed: bool,
     added: bool,
     started: bool,
+    /// Whether it was told to stand still; unknown after a crash.
+    paused: Option<bool>,
+    /// The supervisor has heard of a lack of memory that is not told.
+    oom: bool,
     on_file: Option<ExitRecord>,
     told: Option<ExitRecord>,
     deleted: bool,
@@ -85,7 +93,8 @@ impl Checker {
 
     /// Something begins; `container` is that of an exec.
     pub fn ordered(&mut self, uid: Uid, container: Option<Uid>, owns_namespace: bool) {
-        self.lives.insert(uid, Life { container, owns_namespace, gone: true, ..Life::default() });
+        let paused = Some(false);
+        self.lives.insert(uid, Life { container, owns_namespace, paused, gone: true, ..Life::default() });
     }
 
     /// It has a folder.
@@ -119,6 +128,12 @@ impl Checker {
         self.life(uid).runs = true;
     }
 
+    /// The supervisor has heard that it is out of memory.
+    pub fn out_of_memory(&mut self, uid: Uid) {
+        let life = self.life(uid);
+        life.oom = life.told.is_none();
+    }
+
     /// Its creation failed.
     pub fn creation_failed(&mut self, uid: Uid) {
         self.life(uid).failed = true;
@@ -130,6 +145,8 @@ impl Checker {
         for life in self.lives.values_mut() {
             life.cut |= !life.started || !life.added;
             life.runs = false;
+            life.paused = None;
+            life.oom = false;
         }
     }
 
@@ -180,6 +197,9 @@ impl Checker {
             Told::Event(EventKind::Create | EventKind::ExecAdded) => self.told_added(uid),
             Told::Event(EventKind::Start | EventKind::StartProcess) => self.told_started(uid),
             Told::Event(EventKind::Delete) => self.told_deleted(uid),
+            Told::Event(EventKind::Paused) => self.told_paused(uid, true),
+            Told::Event(EventKind::Resumed) => self.told_paused(uid, false),
+            Told::Event(EventKind::OutOfMemory) => self.told_oom(uid),
             Told::Exit(exit) => self.told_exit(uid, exit),
         }
     }
@@ -211,6 +231,26 @@ impl Checker {
         }
     }
 
+    fn told_paused(&mut self, uid: Uid, paused: bool) {
+        let life = self.life(uid);
+        // One whose start failed has not ended yet, and may be paused without ever having been told to run.
+        let early = (!life.added && !life.cut) || (life.runs && !life.started);
+        let wrong = early || life.paused == Some(paused) || life.told.is_some();
+        life.paused = Some(paused);
+        if wrong {
+            self.fail(format!("{uid:?}: paused or resumed before its start, after its end, or twice"));
+        }
+    }
+
+    fn told_oom(&mut self, uid: Uid) {
+        let life = self.life(uid);
+        let early = (!life.added && !life.cut) || (life.runs && !life.started);
+        let wrong = early || life.told.is_some() || !std::mem::take(&mut life.oom);
+        if wrong {
+            self.fail(format!("{uid:?}: out of memory before its start, after its end, or without a reason"));
+        }
+    }
+
     fn told_exit(&mut self, uid: Uid, exit: &ExitRecord) {
         self.check_exit(uid, exit);
         let life = self.life(uid);
@@ -224,6 +264,9 @@ impl Checker {
         }
         if life.runs && !life.started {
             self.fail(format!("{uid:?}: its exit was told before its start"));
+        }
+        if life.oom {
+            self.fail(format!("{uid:?}: its exit was told before its lack of memory"));
         }
         if let Some(container) = life.container {
             let init = self.life(container);
@@ -287,6 +330,12 @@ impl Checker {
                 (!self.life(uid).added).then_some("before it was in the journal")
             }
             (Asked::Start(uid), Reply::Done) => (!self.life(uid).started).then_some("before it was in the journal"),
+            (Asked::Pause(uid), Reply::Done) => {
+                (self.life(uid).paused != Some(true)).then_some("before it was in the journal")
+            }
+            (Asked::Resume(uid), Reply::Done) => {
+                (self.life(uid).paused != Some(false)).then_some("before it was in the journal")
+            }
             (Asked::Wait(uid), Reply::Exit(exit)) => {
                 let durable =
                     self.life(uid).told.as_ref() == Some(exit) && self.life(uid).on_file.as_ref() == Some(exit);

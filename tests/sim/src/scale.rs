@@ -102,7 +102,7 @@ impl Node {
     }
 
     fn exit(&mut self, instance: Instance) {
-        let exit = ExitRecord { status: 0, signal: None, reason: None, time_ns: 1 };
+        let exit = ExitRecord::new(Some(0), None, 1);
         self.core.handle(Input::Event(instance, Event::Exited(exit)));
     }
 

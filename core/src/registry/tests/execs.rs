@@ -41,6 +41,9 @@ fn an_exec_in_every_phase_of_its_container() {
         ("created", "acts"),
         ("starting", "acts"),
         ("running", "acts"),
+        ("pausing", "refused"),
+        ("paused", "refused"),
+        ("resuming", "refused"),
         ("stopped", "refused"),
         ("removing", "refused"),
     ];

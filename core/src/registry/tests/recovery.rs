@@ -10,7 +10,7 @@ fn remains(process: PidRecord) -> Remains {
 }
 
 fn alone(init: Remains) -> ContainerRemains {
-    ContainerRemains { id: "a".into(), init, leads_namespace: true, execs: Vec::new() }
+    ContainerRemains { id: "a".into(), init, leads_namespace: true, paused: false, execs: Vec::new() }
 }
 
 fn kept(exits: &[(PidRecord, ExitRecord)]) -> Kept<'_> {
@@ -112,4 +112,18 @@ fn what_is_inherited_is_accounted_for_until_it_is_told() {
     inherited.told(INIT);
     assert!(inherited.give_up().is_empty(), "the keeper did tell");
     assert_eq!(inherited.awaited().into_iter().collect::<Vec<_>>(), [Instance(2)]);
+}
+
+#[test]
+fn what_stands_still_is_known_to() {
+    let paused = |init| ContainerRemains { paused: true, ..alone(init) };
+    let alive = Remains { lives: true, ..remains(INIT) };
+    let (mut registry, adopted, _) = taken_over(paused(alive), &[]);
+    let container = adopted[0].instance;
+    assert_eq!(registry.look(container).map(|(status, ..)| status), Some(Status::Paused));
+    let effects = command(&mut registry, 9, container, ProcessCommand::Resume);
+    assert_eq!(effects, [Effect::Thaw(container)]);
+    // Whatever its freezer says, what has ended has ended.
+    let (registry, adopted, _) = taken_over(paused(Remains { exit: Some(exit(3)), ..remains(INIT) }), &[]);
+    assert_eq!(registry.look(adopted[0].instance).map(|(status, ..)| status), Some(Status::Stopped));
 }

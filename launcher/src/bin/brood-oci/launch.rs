@@ -286,7 +286,10 @@ pub fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
 fn reap(pidfd: BorrowedFd<'_>) -> anyhow::Result<ExitRecord> {
     let status = rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED).context("reap")?;
     Ok(match status {
-        Some(status) => ExitRecord::of(&status, now_ns()),
+        Some(status) => {
+            let (code, signal) = (status.exit_status(), status.terminating_signal());
+            ExitRecord::new(code.map(|code| code as u8), signal.map(|signal| signal as u8), now_ns())
+        }
         None => ExitRecord::unknown("waitid reported nothing", now_ns()),
     })
 }

@@ -114,3 +114,12 @@ pub fn print(text: &str) -> anyhow::Result<ExitCode> {
         _ => Ok(ExitCode::SUCCESS),
     }
 }
+
+/// Writes a line of JSON. False when the reader went away.
+pub fn print_line(value: &impl Serialize) -> anyhow::Result<bool> {
+    let line = serde_json::to_string(value)? + "\n";
+    match std::io::stdout().write_all(line.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => Ok(written.map(|()| true)?),
+    }
+}

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod console;
 mod documents;
+mod events;
 mod exec;
 mod features;
 mod inherited;
@@ -17,6 +18,8 @@ mod messages;
 mod ps;
 mod runtime;
 mod signals;
+mod stats;
+mod update;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -101,6 +104,10 @@ enum Command {
     State(IdArgs),
     /// List the processes of a container
     Ps(ps::PsArgs),
+    /// Print statistics at intervals, and notices when memory runs out, as JSON
+    Events(events::EventsArgs),
+    /// Change the limits of a container
+    Update(update::UpdateArgs),
     /// Freeze all processes of a container
     Pause(IdArgs),
     /// Let a paused container go on
@@ -207,6 +214,8 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::exec(&runtime, args),
         Command::State(args) => list::state(&runtime, &args.id),
         Command::Ps(args) => ps::ps(&runtime, &args),
+        Command::Events(args) => events::events(&runtime, &args),
+        Command::Update(args) => update::update(&runtime, &args),
         Command::Pause(args) => lifecycle::pause(&runtime, &args.id),
         Command::Resume(args) => lifecycle::resume(&runtime, &args.id),
         Command::Checkpoint(args) => checkpoint::checkpoint(&runtime, args),

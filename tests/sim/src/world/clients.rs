@@ -44,7 +44,7 @@ impl World {
         let exec_name = format!("e{}", self.random.below(5));
         let exec = container.and_then(|container| supervisor.core.find_exec(container, &exec_name));
         let target = if self.random.permille(400) { exec.or(container) } else { container };
-        match (self.random.below(16), target, container) {
+        match (self.random.below(20), target, container) {
             (0..=1, ..) => self.loses_patience(client),
             (_, None, _) | (2, ..) => self.create(client, id),
             (3..=5, _, Some(container)) => self.exec(client, container, id, exec_name),
@@ -55,6 +55,8 @@ impl World {
                 let all = self.random.coin();
                 let _ = self.ask(target, ProcessCommand::Kill { signal, all });
             }
+            (16..=17, Some(target), _) => drop(self.ask(target, ProcessCommand::Pause)),
+            (18..=19, Some(target), _) => drop(self.ask(target, ProcessCommand::Resume)),
             (_, Some(target), _) => {
                 let force = self.random.coin();
                 let _ = self.ask(target, ProcessCommand::Delete { force });
@@ -119,6 +121,8 @@ impl World {
             (Some(uid), ProcessCommand::Wait) => Asked::Wait(uid),
             (Some(uid), ProcessCommand::Kill { .. }) => Asked::Kill(uid),
             (Some(uid), ProcessCommand::Delete { .. }) => Asked::Delete(uid),
+            (Some(uid), ProcessCommand::Pause) => Asked::Pause(uid),
+            (Some(uid), ProcessCommand::Resume) => Asked::Resume(uid),
         };
         let ticket = self.ticket(asked);
         say!(self, "client: {ticket:?} {command:?} of {target:?}");

@@ -1,6 +1,6 @@
 //! Processes: pids that are used again, zombies, parents that die, pid namespaces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brood_launcher::state::{ExitRecord, PidRecord};
 
@@ -86,6 +86,7 @@ pub struct Process {
 #[derive(Debug, Default)]
 pub struct Kernel {
     processes: BTreeMap<i32, Process>,
+    frozen: BTreeSet<Uid>,
     last_pid: i32,
     ticks: u64,
 }
@@ -187,6 +188,17 @@ impl Kernel {
     /// Nobody reads reports any more.
     pub fn deafen(&mut self) {
         self.processes.values_mut().for_each(|process| process.heard = false);
+    }
+
+    /// `cgroup.freeze`: its processes stand still, and can be killed.
+    pub fn freeze(&mut self, cgroup: Uid, frozen: bool) {
+        let _ = if frozen { self.frozen.insert(cgroup) } else { self.frozen.remove(&cgroup) };
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_frozen(&self, cgroup: Uid) -> bool {
+        self.frozen.contains(&cgroup)
     }
 
     /// Those of a cgroup that live.

@@ -39,6 +39,8 @@ pub(super) enum Task {
     Release(Instance),
     /// Reads its last reports.
     Started(Instance, PidRecord),
+    /// Freezes or thaws a container.
+    ChangePace(Instance, bool),
     /// Kills what is left in a cgroup.
     Remove(Instance),
     /// Removes the folder.
@@ -61,8 +63,11 @@ impl World {
 
     /// Whether a task has something to do.
     pub(super) fn can_go_on(&self, task: &Task) -> bool {
+        // What stands still on its way is given up when it is late.
         let is = |process: PidRecord, waits: fn(Stage) -> bool| {
-            self.kernel.get(process).is_none_or(|process| process.ending.is_some() || !waits(process.stage))
+            self.kernel.get(process).is_none_or(|process| {
+                process.ending.is_some() || !waits(process.stage) || self.kernel.is_frozen(process.cgroup)
+            })
         };
         match task {
             Task::Reports(_, process, _) => is(*process, |stage| stage == Stage::SettingUp),
@@ -83,6 +88,7 @@ impl World {
             Task::Reports(instance, process, deadline) => self.reports(instance, process, deadline),
             Task::Release(instance) => self.release(instance),
             Task::Started(instance, process) => self.started(instance, process),
+            Task::ChangePace(instance, freeze) => self.change_pace(instance, freeze),
             Task::Remove(instance) => self.kill_cgroup(instance),
             Task::RemoveFolder(instance, record) => self.remove_folder(instance, &record),
         };
@@ -184,7 +190,7 @@ impl World {
             Some(Stage::Parked) => Event::SetUp { parked: true },
             Some(Stage::Running) => Event::SetUp { parked: false },
             Some(Stage::Failed) => Event::SetUpFailed(failure("a step failed")),
-            Some(Stage::Hung) if self.kernel.runs(process) => {
+            Some(Stage::Hung | Stage::SettingUp) if self.kernel.runs(process) => {
                 self.now = self.now.max(deadline);
                 Event::SetUpFailed(failure("late"))
             }
@@ -222,6 +228,21 @@ impl World {
             _ => Err(failure("it has stopped")),
         };
         self.event(instance, Event::Released(result));
+        None
+    }
+
+    fn change_pace(&mut self, instance: Instance, freeze: bool) -> Option<Task> {
+        let cgroup = self.supervisor.as_ref()?.records.get(&instance).map(|record| record.cgroup);
+        let result = match cgroup {
+            Some(cgroup) if !self.faulty() => {
+                self.kernel.freeze(cgroup, freeze);
+                Ok(())
+            }
+            _ => Err(failure("cgroup.freeze")),
+        };
+        if !self.crashes() {
+            self.event(instance, Event::PaceChanged(result));
+        }
         None
     }
 

@@ -207,7 +207,8 @@ impl World {
 
     fn collect(&self, turns: &mut Vec<(Turn, u64)>) {
         let [client, end, other] = self.weather.weights;
-        for process in self.kernel.iter().filter(|process| process.ending.is_none()) {
+        let moves = |process: &&kernel::Process| process.ending.is_none() && !self.kernel.is_frozen(process.cgroup);
+        for process in self.kernel.iter().filter(moves) {
             match process.stage {
                 Stage::SettingUp | Stage::Released => turns.push((Turn::Child(process.name), other)),
                 Stage::Running => turns.push((Turn::End(process.name), end)),

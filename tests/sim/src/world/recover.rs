@@ -1,6 +1,6 @@
 //! A supervisor starts: what `core/src/supervisor/recover.rs` does, with the same decisions of the core.
 
-use brood_launcher::state::{ExitRecord, PidRecord};
+use brood_launcher::state::{ExitRecord, PidRecord, Status};
 
 use super::disk::{Folder, ProcessFolder};
 use super::keeper::{Answer, Keeper};
@@ -102,6 +102,7 @@ impl World {
         let (process, pidfd) = (remains.process, remains.lives);
         let leads_namespace = self.kernel.get(process).is_some_and(|process| process.leads);
         self.end_half_made(cgroup, process, execs.values(), leads_namespace);
+        let paused = self.kernel.is_frozen(cgroup);
         let mut found = Vec::new();
         let mut exec_remains = Vec::new();
         for (name, exec) in execs {
@@ -116,9 +117,14 @@ impl World {
             }
         }
         found.push(Found { uid: cgroup, cgroup, place: place(None), process, pidfd });
-        let container = ContainerRemains { id, init: remains, leads_namespace, execs: exec_remains };
+        let runs = remains.lives && !remains.parked && remains.exit.is_none();
+        let container = ContainerRemains { id, init: remains, leads_namespace, paused, execs: exec_remains };
         let Some(supervisor) = &mut self.supervisor else { return };
         let adopted = supervisor.core.take_over(container, kept);
+        let status = adopted.last().and_then(|container| supervisor.core.look(container.instance));
+        if paused && runs && status.is_none_or(|(status, _)| status != Status::Paused) {
+            self.checker.violation.get_or_insert(format!("{cgroup:?}: it stands still, and that is not known"));
+        }
         for (adopted, found) in adopted.iter().zip(found) {
             say!(self, "supervisor: {:?} is {:?}: {:?}", found.uid, adopted.instance, adopted.standing);
             supervisor.enter(adopted, found);

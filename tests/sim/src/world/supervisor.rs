@@ -117,6 +117,7 @@ impl World {
         match event {
             Event::SetUp { parked: false } | Event::Released(Ok(())) => self.checker.runs(uid),
             Event::SetUpFailed(_) | Event::NotCloned(_) => self.checker.creation_failed(uid),
+            Event::OutOfMemory => self.checker.out_of_memory(uid),
             _ => {}
         }
     }
@@ -131,6 +132,8 @@ impl World {
                     self.reply(ticket, result.map_or_else(Reply::Refused, |()| Reply::Done));
                 }
             }
+            Effect::Freeze(instance) => self.begin(Task::ChangePace(instance, true)),
+            Effect::Thaw(instance) => self.begin(Task::ChangePace(instance, false)),
             Effect::RecordExit(instance, exit) => self.record_exit(instance, exit),
             Effect::Reap(instance) => self.reap(instance),
             Effect::Discard(instance) => {
@@ -222,6 +225,12 @@ impl World {
     fn append(&mut self, record: &Record, told: Told) {
         say!(self, "journal: {:?} {told:?}", record.uid);
         self.checker.told(record.uid, &told);
+        let frozen = self.kernel.is_frozen(record.cgroup);
+        if matches!(told, Told::Event(EventKind::Paused)) && !frozen
+            || matches!(told, Told::Event(EventKind::Resumed)) && frozen
+        {
+            self.checker.violation.get_or_insert(format!("{:?}: told {told:?}, and it is not so", record.uid));
+        }
         self.disk.last_exit = match told {
             Told::Exit(exit) => Some((record.place.clone(), record.process, exit)),
             Told::Event(_) => None,
@@ -265,7 +274,22 @@ impl World {
                 None => ExitRecord::unknown("reaped by another process", self.now),
             },
         };
+        self.perhaps_out_of_memory(instance, &record);
         self.event(instance, Event::Exited(exit));
+    }
+
+    /// What ended was killed for memory, or something else in the container was, as its counter says now.
+    fn perhaps_out_of_memory(&mut self, instance: Instance, record: &Record) {
+        if self.calm || !self.random.permille(100) {
+            return;
+        }
+        let container = match &record.place.exec {
+            None => Some(instance),
+            Some(_) => self.supervisor.as_ref().and_then(|supervisor| supervisor.core.find(&record.place.container)),
+        };
+        if let Some(container) = container {
+            self.event(container, Event::OutOfMemory);
+        }
     }
 
     /// Of a process that others have reaped, while a pidfd of it is open.

@@ -17,6 +17,7 @@ mod launch;
 mod machine;
 mod processes;
 mod report;
+mod scale;
 mod seccomp;
 mod session;
 mod shuffle;
@@ -45,6 +46,8 @@ enum Command {
     Exec(exec::Options),
     /// What idle containers cost: memory and descriptors of Brood's own processes
     Idle(idle::Options),
+    /// What changes as a node fills with idle containers
+    Scale(scale::Options),
     /// Time to compile and to install docker's default seccomp profile
     Seccomp(seccomp::Options),
     /// Time to put device rules in force on cgroup v2 and v1
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Throughput(options) => throughput::run(&options),
         Command::Exec(options) => exec::run(&options),
         Command::Idle(options) => idle::run(&options),
+        Command::Scale(options) => scale::run(&options),
         Command::Seccomp(options) => seccomp::run(&options),
         Command::Devices(options) => devices::run(&options),
     };

@@ -127,7 +127,7 @@ impl Supervisor {
         let Reservation { state, reserved, .. } = reservation;
         let init = reserved.dir().process(INIT);
         let spawned = Spawned { pid: restored.pid, pidfd: restored.pidfd, helper: None };
-        let files = || Files::of_init(reserved.keep(), state);
+        let files = || Files::of_init(reserved.keep(), state.into());
         self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)
     }
 }

@@ -147,7 +147,7 @@ impl Supervisor {
         let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
         let (pid, init) = (spawned.pid, reserved.dir().process(INIT));
         self.watch_memory(instance, &state.cgroups);
-        let files = || Files::of_init(reserved.keep(), state.clone());
+        let files = || Files::of_init(reserved.keep(), state.clone().into());
         self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
     }

@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brood_launcher::plan::Stdio;
@@ -141,11 +142,11 @@ struct Files {
 #[derive(Clone)]
 struct ContainerFiles {
     dir: ContainerDir,
-    state: ContainerState,
+    state: Arc<ContainerState>,
 }
 
 impl Files {
-    fn of_init(dir: ContainerDir, state: ContainerState) -> Files {
+    fn of_init(dir: ContainerDir, state: Arc<ContainerState>) -> Files {
         Files {
             id: state.id.clone(),
             name: INIT.to_owned(),
@@ -165,7 +166,7 @@ impl Files {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// From `state.json`.
-    pub state: ContainerState,
+    pub state: Arc<ContainerState>,
     /// The init process, now.
     pub init: ProcessSnapshot,
     /// Its execs, sorted by name.

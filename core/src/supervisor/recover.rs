@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use brood_launcher::cgroup::Cgroups;
 use brood_launcher::state::{
@@ -83,7 +84,7 @@ impl Supervisor {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
                 Ok(state) if state.manager == Manager::Daemon => {
-                    self.adopt(dir, state, &by_process);
+                    self.adopt(dir, state.into(), &by_process);
                     adopted += 1;
                 }
                 Ok(_) => {}
@@ -116,7 +117,7 @@ impl Supervisor {
         }
     }
 
-    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, kept: &Kept<'_>) {
+    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: Arc<ContainerState>, kept: &Kept<'_>) {
         let id = state.id.clone();
         let removing = dir.removal_has_begun();
         let init = match remains_of(&dir.process(INIT), &dir.start_socket()) {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brood_launcher::remove::{self, Pending, RemoveError};
@@ -39,7 +40,7 @@ impl Supervisor {
     /// Removes what a container without an init process holds; execs that live on end here at the latest. The folder goes
     /// after the hooks: a supervisor that dies under them leaves them to the next one. What is wrong with hooks stops
     /// nothing (runtime-spec, runtime, "Lifecycle", 13).
-    pub(super) async fn remove_container(&self, dir: ContainerDir, state: ContainerState) -> Result<(), Failure> {
+    pub(super) async fn remove_container(&self, dir: ContainerDir, state: Arc<ContainerState>) -> Result<(), Failure> {
         let folder = dir.clone();
         let failed = |error: RemoveError| internal(&error.to_string());
         let (id, begin) = (state.id.clone(), move || remove::begin(&folder, &state, REMOVAL_PATIENCE));
@@ -54,12 +55,12 @@ impl Supervisor {
     }
 
     /// Removes in the background what nobody has in a registry.
-    pub(super) fn clear_away(self: &Rc<Self>, dir: ContainerDir, state: ContainerState, why: &'static str) {
+    pub(super) fn clear_away(self: &Rc<Self>, dir: ContainerDir, state: Arc<ContainerState>, why: &'static str) {
         let supervisor = self.clone();
         tokio::task::spawn_local(async move { supervisor.removed(dir, state, why).await });
     }
 
-    async fn removed(&self, dir: ContainerDir, state: ContainerState, why: &'static str) {
+    async fn removed(&self, dir: ContainerDir, state: Arc<ContainerState>, why: &'static str) {
         let id = state.id.clone();
         match self.remove_container(dir, state).await {
             Ok(()) => tracing::warn!(container = id, "{why}: removed"),
@@ -95,7 +96,7 @@ struct Left {
     /// Held until it is removed: of several who sweep, one does.
     claim: OwnedFd,
     dir: ContainerDir,
-    state: ContainerState,
+    state: Arc<ContainerState>,
 }
 
 fn left_behind(root: &StateRoot) -> Vec<Left> {
@@ -106,7 +107,7 @@ fn left_behind(root: &StateRoot) -> Vec<Left> {
         // Its processes died with the supervisor; the cgroup says when they are gone.
         let dead = state.manager == Manager::Embedded && state.embedded_in.and_then(open_process).is_none();
         let claim = if dead { dir.claim()? } else { return None };
-        Some(Left { claim, dir, state })
+        Some(Left { claim, dir, state: state.into() })
     });
     left.collect()
 }

@@ -1,6 +1,7 @@
 //! A container's resources: limits changed, figures read, standing still, and what an exit tells of them.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brood_launcher::cgroup::{Cgroups, ChangeError, Host, Stats};
@@ -24,8 +25,9 @@ impl Supervisor {
         let invalid = |error: &dyn std::fmt::Display| Failure::new(FailureKind::InvalidRequest, error.to_string());
         let resources = check_resources(resources, "update").map_err(|error| invalid(&error))?;
         let _turn = self.updating.lock().await;
-        let ContainerFiles { dir, mut state } = self.live_container(instance, "limit")?;
+        let ContainerFiles { dir, state } = self.live_container(instance, "limit")?;
         let change = move || {
+            let mut state = Arc::unwrap_or_clone(state);
             let grown = state.cgroups.change(&resources, Host::find()).map_err(|error| match error {
                 ChangeError::Limit(error) => invalid(&error),
                 ChangeError::Cgroup(error) => internal(&error.to_string()),
@@ -40,7 +42,7 @@ impl Supervisor {
         if let Some(record) = self.records.borrow_mut().get_mut(&instance)
             && let Some(container) = &mut record.files.container
         {
-            container.state.cgroups = cgroups;
+            Arc::make_mut(&mut container.state).cgroups = cgroups;
         }
         Ok(())
     }
@@ -50,7 +52,7 @@ impl Supervisor {
     /// # Errors
     /// It has stopped, or has no cgroup.
     pub async fn stats(self: &Rc<Self>, instance: Instance) -> Result<Stats, Failure> {
-        let cgroups = self.live_container(instance, "count what it uses in")?.state.cgroups;
+        let cgroups = self.live_container(instance, "count what it uses in")?.state.cgroups.clone();
         self.blocking(move || cgroups.stats()).await
     }
 

@@ -4,10 +4,13 @@
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use brood_launcher::state::{ExitRecord, INIT, now_ns};
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
+use super::is_done;
 use super::run::{Signals, Wired, status, stdio};
 use super::terminal::Console;
 use crate::client::{Client, ClientError, Container, Create, Exec};
@@ -81,12 +84,16 @@ impl Job {
 
 /// Runs it to its end.
 pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactive: bool) -> anyhow::Result<ExitCode> {
-    let (began, signals) = (now_ns(), Signals::new()?);
+    let (began, signals, patience) = (now_ns(), Signals::new()?, Patience::new());
     let (console, exit) = loop {
         let (console, ordered) = begin(&line, &mut job, tty, interactive).await?;
         match ordered {
             Ok(exit) => break (console, Some(exit)),
             Err(error) if error.is_lost() => line.again().await?,
+            // What was half made under this name is being removed.
+            Err(error) if is_done(&line.client(), &error, FailureKind::AlreadyExists) && patience.is_left() => {
+                patience.pause().await;
+            }
             Err(error) => return Err(error.into()),
         }
         // Made, and the answer lost; or it ran and is removed already.
@@ -126,6 +133,55 @@ pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactiv
         removed(&line, job.id()).await;
     }
     Ok(status(&exit))
+}
+
+/// Creates a container, also when the answer to an earlier try was lost.
+pub(super) async fn create_once(client: &Client, create: &Create) -> Result<(), ClientError> {
+    once(client, || client.create(create).1.boxed_local(), || client.get(&create.id).exists().boxed_local()).await
+}
+
+/// The same for an exec.
+pub(super) async fn exec_once(client: &Client, id: &str, exec: &Exec) -> Result<(), ClientError> {
+    let container = client.get(id);
+    let exists = || container.process(&exec.id).exists().boxed_local();
+    once(client, || container.exec(exec).1.boxed_local(), exists).await
+}
+
+/// A name that is taken, on a second connection, is that of what the first try has made; or of what it has half made, which
+/// is being removed and is not there.
+async fn once<'a>(
+    client: &Client,
+    make: impl Fn() -> LocalBoxFuture<'a, Result<(), ClientError>>,
+    exists: impl Fn() -> LocalBoxFuture<'a, Result<(), ClientError>>,
+) -> Result<(), ClientError> {
+    let patience = Patience::new();
+    loop {
+        match make().await {
+            Err(error) if is_done(client, &error, FailureKind::AlreadyExists) => match exists().await {
+                Err(ClientError::Refused(_)) if patience.is_left() => patience.pause().await,
+                Err(ClientError::Refused(_)) => return Err(error),
+                known => return known,
+            },
+            made => return made,
+        }
+    }
+}
+
+/// How long what is half made may take to be removed.
+struct Patience(tokio::time::Instant);
+
+impl Patience {
+    fn new() -> Patience {
+        Patience(tokio::time::Instant::now() + Duration::from_secs(10))
+    }
+
+    fn is_left(&self) -> bool {
+        tokio::time::Instant::now() < self.0
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Hands the descriptors over and orders the job. A connection that broke is told apart, with the terminal that the process

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use brood_launcher::exec::parse_user;
 use clap::Args;
 
-use super::attached::{Job, attached};
-use super::run::{environment, made, random_name};
+use super::attached::{Job, attached, exec_once};
+use super::run::{environment, random_name};
 use super::{Place, print, terminal};
 use crate::client::Exec;
 
@@ -75,7 +75,7 @@ pub(super) fn exec(place: &Place, args: ExecArgs) -> anyhow::Result<ExitCode> {
         return done.unwrap_or_else(|error| Err(error.into()));
     }
     place.with_client(async |client| {
-        made(&client, client.get(&id).exec(&exec).1.await)?;
+        exec_once(&client, &id, &exec).await?;
         print(&format!("{}\n", exec.id))
     })
 }

@@ -17,15 +17,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::attached::{Job, attached};
+use super::attached::{Job, attached, create_once};
 use super::resources::{LimitArgs, device};
 use super::terminal::{self, Console};
-use super::{Place, absolute, is_done, nobody_there, print};
+use super::{Place, absolute, nobody_there, print};
 use crate::client::{Client, ClientError, Create, CreateSource};
 use crate::limits::RETAIN_COUNT_DEFAULT;
 use crate::line::Line;
 use crate::reactor::{self, Choice};
-use crate::registry::{FailureKind, Instance, ProcessCommand, Reply};
+use crate::registry::{Instance, ProcessCommand, Reply};
 use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
 
 /// Signals that are passed on to the container of a foreground run.
@@ -127,7 +127,7 @@ pub(super) fn create(place: &Place, args: CreateArgs) -> anyhow::Result<ExitCode
         ..Create::default()
     };
     place.with_client(async |client| {
-        made(&client, client.create(&create).1.await)?;
+        create_once(&client, &create).await?;
         print(&format!("{}\n", create.id))
     })
 }
@@ -160,13 +160,8 @@ async fn run_remote(line: Rc<Line>, create: Create, args: &RunArgs) -> anyhow::R
         return attached(line, Job::Run(create), args.tty, args.interactive).await;
     }
     ensure!(!args.interactive, "-i: a detached container has no standard input of ours");
-    line.call(async |client| made(&client, client.create(&create).1.await), ClientError::is_lost).await?;
+    line.call(async |client| create_once(&client, &create).await, ClientError::is_lost).await?;
     print(&format!("{}\n", create.id))
-}
-
-/// A creation, or an earlier one whose answer was lost.
-pub(super) fn made(client: &Client, created: Result<(), ClientError>) -> Result<(), ClientError> {
-    created.or_else(|error| if is_done(client, &error, FailureKind::AlreadyExists) { Ok(()) } else { Err(error) })
 }
 
 /// Without a daemon: the same supervisor, in this process and for this one container.

@@ -40,12 +40,21 @@ pub enum ClientError {
     /// The connection broke, or the daemon refuses to talk to us.
     #[error("{}", .0.extra)]
     Rpc(#[from] capnp::Error),
+    /// The connection broke while something was being made, and there is no trace of it.
+    #[error("{0}: the daemon died while it was being made; whether its program has begun is not known")]
+    Unknown(String),
     /// Descriptors could not be handed over.
     #[error("hand descriptors to the daemon: {}", errno_text(*.0))]
     Stdio(Errno),
 }
 
 impl ClientError {
+    /// Whether nothing was begun, since the daemon is being upgraded.
+    #[must_use]
+    pub fn is_postponed(&self) -> bool {
+        matches!(self, ClientError::Refused(failure) if failure.message == crate::supervisor::UPGRADING)
+    }
+
     /// Whether the connection broke: a call may or may not have been carried out.
     #[must_use]
     pub fn is_lost(&self) -> bool {

@@ -19,6 +19,26 @@ const NOBODY_LISTENS: Duration = Duration::from_secs(5);
 /// Pause between two tries to connect.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Why a call is made once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The connection broke: it may have been carried out.
+    Lost,
+    /// It was not: the daemon is being upgraded.
+    Postponed,
+}
+
+impl Trouble {
+    /// Of this failure.
+    #[must_use]
+    pub fn of(error: &ClientError) -> Option<Trouble> {
+        if error.is_lost() {
+            return Some(Trouble::Lost);
+        }
+        error.is_postponed().then_some(Trouble::Postponed)
+    }
+}
+
 /// A connection to a daemon, for as long as there is one.
 pub struct Line {
     path: PathBuf,
@@ -48,11 +68,15 @@ impl Line {
     pub async fn call<T, E: From<ClientError>>(
         &self,
         calls: impl AsyncFn(Client) -> Result<T, E>,
-        is_lost: impl Fn(&E) -> bool,
+        trouble: impl Fn(&E) -> Option<Trouble>,
     ) -> Result<T, E> {
         loop {
             match calls(self.client()).await {
-                Err(error) if is_lost(&error) => self.again().await?,
+                Err(error) => match trouble(&error) {
+                    Some(Trouble::Lost) => self.again().await?,
+                    Some(Trouble::Postponed) => tokio::time::sleep(PAUSE).await,
+                    None => return Err(error),
+                },
                 done => return done,
             }
         }
@@ -97,6 +121,6 @@ impl Line {
                 exit => exit.map(Some),
             }
         };
-        self.call(ask, ClientError::is_lost).await
+        self.call(ask, Trouble::of).await
     }
 }

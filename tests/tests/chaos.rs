@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use brood_tests::{Daemon, Output, Sandbox, waiting};
+use brood_tests::{Daemon, Output, Sandbox, procfs, waiting};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -77,9 +77,10 @@ struct Chaos<'a> {
 }
 
 impl Chaos<'_> {
-    /// A launch that died with its zygote is refused; it has left nothing, and nobody is told that it ran.
+    /// A launch that died with its zygote, or with the supervisor, is refused, and so says its caller's status.
     fn is_refused(&self, output: &Output) -> bool {
-        let refused = output.code() == 125 && output.stderr.contains("zygote");
+        let words = ["zygote", "whether its program has begun is not known"];
+        let refused = output.code() == 125 && words.iter().any(|word| output.stderr.contains(word));
         self.tally.refused.fetch_add(usize::from(refused), Ordering::Relaxed);
         refused
     }
@@ -147,6 +148,15 @@ impl Chaos<'_> {
         }
     }
 
+    /// A child on its way to its program still has the name of the zygote that has cloned it; but it is in a pid namespace of
+    /// its container's, and to kill it would be to kill that.
+    fn zygotes(&self) -> Vec<i32> {
+        let named = self.daemon.named("zygote").into_iter().map(|process| process.pid);
+        let outside =
+            |pid: &i32| procfs::status(*pid, "NSpid").is_some_and(|pids| pids.split_whitespace().count() == 1);
+        named.filter(outside).collect()
+    }
+
     /// Kills until there were enough kills. How long nobody answered after each end of a supervisor.
     fn kill(&self, kills: usize) -> Vec<Duration> {
         let mut random = Random(self.seed | 1);
@@ -163,9 +173,9 @@ impl Chaos<'_> {
                     gaps.push(began.elapsed());
                 }
                 6..=8 => {
-                    let zygotes = self.daemon.named("zygote");
+                    let zygotes = self.zygotes();
                     if let Some(zygote) = zygotes.get(random.below(zygotes.len().max(1) as u64) as usize) {
-                        let _ = kill_process(Pid::from_raw(zygote.pid).unwrap(), Signal::KILL);
+                        let _ = kill_process(Pid::from_raw(*zygote).unwrap(), Signal::KILL);
                     }
                 }
                 _ => drop(self.daemon.brood().args(["daemon", "--upgrade"]).run()),

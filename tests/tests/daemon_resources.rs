@@ -211,7 +211,9 @@ fn what_is_paused_can_be_killed_and_deleted(reactor: &str) {
     container.command(&["pause"]).run().ok();
     container.command(&["kill"]).run().ok();
     assert_eq!(container.state()["status"], "paused");
-    container.command(&["resume"]).run().ok();
+    // It may end before it is told that it goes on.
+    let resumed = container.command(&["resume"]).run();
+    assert!(resumed.code() == 0 || resumed.stderr.contains("has stopped"), "{resumed}");
     container.command(&["wait"]).run().expect(9);
 }
 

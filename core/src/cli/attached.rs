@@ -7,14 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use brood_launcher::state::{ExitRecord, INIT, now_ns};
-use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
-use super::is_done;
 use super::run::{Signals, Wired, status, stdio};
 use super::terminal::Console;
 use crate::client::{Client, ClientError, Container, Create, Exec};
-use crate::line::Line;
+use crate::line::{Line, Trouble};
 use crate::registry::FailureKind;
 
 /// What is to run.
@@ -25,6 +23,9 @@ pub(super) enum Job {
     Exec(String, Exec),
 }
 
+/// Pause before a daemon that is being upgraded is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// The answer to a wait.
 type Exit = LocalBoxFuture<'static, Result<ExitRecord, ClientError>>;
 
@@ -34,6 +35,14 @@ impl Job {
         match self {
             Job::Run(create) => &create.id,
             Job::Exec(container, _) => container,
+        }
+    }
+
+    /// What an error calls it.
+    fn process_of(&self) -> String {
+        match self {
+            Job::Run(create) => create.id.clone(),
+            Job::Exec(container, exec) => format!("{container}/{}", exec.id),
         }
     }
 
@@ -78,30 +87,31 @@ impl Job {
                 known => known.map(|()| true),
             }
         };
-        line.call(ask, ClientError::is_lost).await
+        line.call(ask, Trouble::of).await
     }
 }
 
 /// Runs it to its end.
 pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactive: bool) -> anyhow::Result<ExitCode> {
-    let (began, signals, patience) = (now_ns(), Signals::new()?, Patience::new());
+    let (began, signals) = (now_ns(), Signals::new()?);
     let (console, exit) = loop {
         let (console, ordered) = begin(&line, &mut job, tty, interactive).await?;
-        match ordered {
+        let error = match ordered {
             Ok(exit) => break (console, Some(exit)),
-            Err(error) if error.is_lost() => line.again().await?,
-            // What was half made under this name is being removed.
-            Err(error) if is_done(&line.client(), &error, FailureKind::AlreadyExists) && patience.is_left() => {
-                patience.pause().await;
+            Err(error) => error,
+        };
+        match Trouble::of(&error) {
+            None => return Err(error.into()),
+            Some(Trouble::Postponed) => tokio::time::sleep(PAUSE).await,
+            Some(Trouble::Lost) => {
+                line.again().await?;
+                // Made, and the answer lost; or it ran and is removed already. Twice it must not run.
+                if job.is_there(&line).await? {
+                    break (console, None);
+                }
+                let exit = line.exit_of(job.id(), job.process(), began).await?;
+                return Ok(status(&exit.ok_or_else(|| ClientError::Unknown(job.process_of()))?));
             }
-            Err(error) => return Err(error.into()),
-        }
-        // Made, and the answer lost; or it ran and is removed already.
-        if job.is_there(&line).await? {
-            break (console, None);
-        }
-        if let Some(exit) = line.exit_of(job.id(), job.process(), began).await? {
-            return Ok(status(&exit));
         }
     };
     let relay = console.map(Console::relay).transpose()?;
@@ -135,53 +145,28 @@ pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactiv
     Ok(status(&exit))
 }
 
-/// Creates a container, also when the answer to an earlier try was lost.
+/// Creates a container; after the loss of a connection, says whether that has happened.
 pub(super) async fn create_once(client: &Client, create: &Create) -> Result<(), ClientError> {
-    once(client, || client.create(create).1.boxed_local(), || client.get(&create.id).exists().boxed_local()).await
+    if client.again {
+        return made(&create.id, client.get(&create.id).exists().await);
+    }
+    client.create(create).1.await
 }
 
 /// The same for an exec.
 pub(super) async fn exec_once(client: &Client, id: &str, exec: &Exec) -> Result<(), ClientError> {
     let container = client.get(id);
-    let exists = || container.process(&exec.id).exists().boxed_local();
-    once(client, || container.exec(exec).1.boxed_local(), exists).await
+    if client.again {
+        return made(&exec.id, container.process(&exec.id).exists().await);
+    }
+    container.exec(exec).1.await
 }
 
-/// A name that is taken, on a second connection, is that of what the first try has made; or of what it has half made, which
-/// is being removed and is not there.
-async fn once<'a>(
-    client: &Client,
-    make: impl Fn() -> LocalBoxFuture<'a, Result<(), ClientError>>,
-    exists: impl Fn() -> LocalBoxFuture<'a, Result<(), ClientError>>,
-) -> Result<(), ClientError> {
-    let patience = Patience::new();
-    loop {
-        match make().await {
-            Err(error) if is_done(client, &error, FailureKind::AlreadyExists) => match exists().await {
-                Err(ClientError::Refused(_)) if patience.is_left() => patience.pause().await,
-                Err(ClientError::Refused(_)) => return Err(error),
-                known => return known,
-            },
-            made => return made,
-        }
-    }
-}
-
-/// How long what is half made may take to be removed.
-struct Patience(tokio::time::Instant);
-
-impl Patience {
-    fn new() -> Patience {
-        Patience(tokio::time::Instant::now() + Duration::from_secs(10))
-    }
-
-    fn is_left(&self) -> bool {
-        tokio::time::Instant::now() < self.0
-    }
-
-    async fn pause(&self) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+fn made(name: &str, exists: Result<(), ClientError>) -> Result<(), ClientError> {
+    exists.map_err(|error| match error {
+        ClientError::Refused(_) => ClientError::Unknown(name.to_owned()),
+        error => error,
+    })
 }
 
 /// Hands the descriptors over and orders the job. A connection that broke is told apart, with the terminal that the process
@@ -215,7 +200,7 @@ async fn begin(
 /// Whatever becomes of it, the run has a status by now.
 async fn removed(line: &Line, id: &str) {
     let delete = async |client: Client| Container::delete(&client.get(id), true).await;
-    match line.call(delete, ClientError::is_lost).await {
+    match line.call(delete, Trouble::of).await {
         Err(ClientError::Refused(failure)) if failure.kind == FailureKind::NotFound => {}
         Err(error) => tracing::warn!("--rm: {error}"),
         Ok(()) => {}

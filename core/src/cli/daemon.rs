@@ -107,7 +107,7 @@ fn upgrade(place: &Place) -> anyhow::Result<ExitCode> {
         let deadline = tokio::time::Instant::now() + UPGRADE_PATIENCE;
         loop {
             // The old one closes the connection when it ends.
-            let now = tokio::time::timeout_at(deadline, line.call(who, super::is_lost)).await;
+            let now = tokio::time::timeout_at(deadline, line.call(who, super::trouble)).await;
             let (version, pid) = now.unwrap_or_else(|_| Err(anyhow::anyhow!(NOT_UPGRADED)))?;
             if pid != old_pid {
                 return print(&format!("{old_version} (pid {old_pid}) -> {version} (pid {pid})\n"));

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use crate::client::{Client, ClientError};
 use crate::exe::Role;
-use crate::line::Line;
+use crate::line::{Line, Trouble};
 use crate::registry::FailureKind;
 use crate::socket;
 
@@ -212,7 +212,7 @@ impl Place {
     ///
     /// When the connection breaks, it is run again on another one.
     fn with_client<R>(&self, client: impl AsyncFn(Client) -> anyhow::Result<R>) -> anyhow::Result<R> {
-        let connected = self.try_with_line(async |line| line.call(&client, is_lost).await)?;
+        let connected = self.try_with_line(async |line| line.call(&client, trouble).await)?;
         connected.unwrap_or_else(|error| Err(error.into()))
     }
 
@@ -231,11 +231,11 @@ impl Place {
     }
 }
 
-/// Whether a command failed by a connection that broke.
-fn is_lost(error: &anyhow::Error) -> bool {
+/// Why a command is run once more.
+fn trouble(error: &anyhow::Error) -> Option<Trouble> {
     match error.downcast_ref::<capnp::Error>() {
-        Some(error) => error.kind == capnp::ErrorKind::Disconnected,
-        None => error.downcast_ref::<ClientError>().is_some_and(ClientError::is_lost),
+        Some(error) => (error.kind == capnp::ErrorKind::Disconnected).then_some(Trouble::Lost),
+        None => error.downcast_ref::<ClientError>().and_then(Trouble::of),
     }
 }
 

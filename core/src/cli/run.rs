@@ -23,7 +23,7 @@ use super::terminal::{self, Console};
 use super::{Place, absolute, nobody_there, print};
 use crate::client::{Client, ClientError, Create, CreateSource};
 use crate::limits::RETAIN_COUNT_DEFAULT;
-use crate::line::Line;
+use crate::line::{Line, Trouble};
 use crate::reactor::{self, Choice};
 use crate::registry::{Instance, ProcessCommand, Reply};
 use crate::supervisor::{Order, Settings, StdioOrder, Supervisor};
@@ -160,7 +160,7 @@ async fn run_remote(line: Rc<Line>, create: Create, args: &RunArgs) -> anyhow::R
         return attached(line, Job::Run(create), args.tty, args.interactive).await;
     }
     ensure!(!args.interactive, "-i: a detached container has no standard input of ours");
-    line.call(async |client| create_once(&client, &create).await, ClientError::is_lost).await?;
+    line.call(async |client| create_once(&client, &create).await, Trouble::of).await?;
     print(&format!("{}\n", create.id))
 }
 
@@ -277,7 +277,7 @@ impl Wired {
                             None => container.kill(number as u8, false).await,
                         }
                     };
-                    drop(line.call(kill, ClientError::is_lost).await);
+                    drop(line.call(kill, Trouble::of).await);
                 }
                 Wired::Local(supervisor, target) => {
                     drop(supervisor.ask(*target, ProcessCommand::Kill { signal: number, all: false }).await);

@@ -264,6 +264,9 @@ fn going_down(_: tokio::task::JoinError) -> Failure {
     Failure::new(FailureKind::Internal, "the supervisor is stopping".to_owned())
 }
 
+/// The refusal of what comes while another supervisor is about to take over: nothing of it was begun.
+pub const UPGRADING: &str = "the daemon is being upgraded: try again";
+
 /// A captured run that is under way.
 pub struct Capturing(Rc<Supervisor>);
 
@@ -407,9 +410,10 @@ impl Supervisor {
 
     fn ask_as(self: &Rc<Self>, ticket: Ticket, command: Command, waits_for: Option<Instance>) -> Asked {
         let (sender, receiver) = oneshot::channel();
-        self.replies.borrow_mut().insert(ticket, sender);
-        // What comes now is not begun, and not answered either: the client finds its connection closed, and asks again.
-        if !self.draining.get() || waits_for.is_some() {
+        if self.draining.get() && waits_for.is_none() {
+            let _ = sender.send(Reply::Refused(Failure::new(FailureKind::Overloaded, UPGRADING.to_owned())));
+        } else {
+            self.replies.borrow_mut().insert(ticket, sender);
             self.dispatch(Input::Command(ticket, command));
         }
         Asked { receiver, ticket, waits_for, supervisor: self.clone() }

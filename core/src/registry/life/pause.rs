@@ -80,12 +80,11 @@ impl Life {
         }
     }
 
-    /// It has stopped: whoever wanted it to stand still is told so. One that was to go on has done it, to its end.
+    /// It has stopped: whoever wanted it to stand still, or to go on, is told so.
     pub(super) fn give_up_change(&mut self, effects: &mut Vec<Effect>) {
-        if let Phase::Running(Pace::Changing { reply, to_paused, .. }) = self.phase {
-            let failure = || Failure::new(FailureKind::WrongState, format!("{self} has stopped"));
-            let outcome = if to_paused { Reply::Refused(failure()) } else { Reply::Done };
-            effects.push(Effect::Reply(reply, outcome));
+        if let Phase::Running(Pace::Changing { reply, .. }) = self.phase {
+            let failure = Failure::new(FailureKind::WrongState, format!("{self} has stopped"));
+            effects.push(Effect::Reply(reply, Reply::Refused(failure)));
         }
     }
 

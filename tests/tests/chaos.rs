@@ -1,7 +1,7 @@
 //! Supervisors and zygotes are killed, and upgraded, at random moments under a stream of containers and execs. Each container
 //! knows how it will end and what it will say; afterwards Brood must have said the same, of each once.
 //!
-//! `BROOD_CHAOS_SEED=7 BROOD_CHAOS_KILLS=2000 cargo test -p brood-tests --test chaos -- --nocapture`
+//! `BROOD_CHAOS_SEED=7 BROOD_CHAOS_KILLS=2000 cargo test -p brood-tests --features chaos --test chaos -- --nocapture`
 
 use std::collections::HashMap;
 use std::fs;

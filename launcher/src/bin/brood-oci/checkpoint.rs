@@ -10,7 +10,7 @@ use brood_launcher::config::{self, LoadOptions};
 use brood_launcher::plan::Io;
 use brood_launcher::prepare::{self, Order, Source};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{ContainerDir, INIT, Manager, Status};
+use brood_launcher::state::{ContainerDir, Manager, Status};
 use brood_launcher::{rootless, sys};
 use clap::{Args, ValueEnum};
 
@@ -296,7 +296,7 @@ pub fn restore(runtime: &Runtime, args: RestoreArgs) -> anyhow::Result<ExitCode>
     let dir = reservation.reserved.keep();
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
     let record = launch::wait(&forwarder, &spawned, console)?;
-    dir.process(INIT).write_exit(&record)?;
+    launch::record_end(&dir, &record)?;
     lifecycle::remove(runtime, &dir)?;
     Ok(ExitCode::from(record.status))
 }

@@ -106,13 +106,19 @@ pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
     let record = wait(&forwarder, &spawned, console)?;
     runtime.messages.debug(&format!("process {}: ended with status {}", spawned.pid, record.status));
-    if dir.path().exists() {
-        dir.process(INIT).write_exit(&record)?;
-    }
+    record_end(&dir, &record)?;
     if !args.keep {
         lifecycle::remove(runtime, &dir)?;
     }
     Ok(ExitCode::from(record.status))
+}
+
+/// Writes the exit down, unless somebody else (`delete`, a checkpoint) has removed the container meanwhile.
+pub fn record_end(dir: &ContainerDir, record: &ExitRecord) -> anyhow::Result<()> {
+    match dir.process(INIT).write_exit(record) {
+        Err(_) if !dir.path().exists() => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// What becomes of a launch.

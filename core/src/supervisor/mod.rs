@@ -11,7 +11,7 @@
 //!
 //! Reading order: here; `act` for the effects; `launch`, `exec` and `checkpoint` for the way from order to running, `start`
 //! for that from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left;
-//! `resources` and `oom` for limits, figures and memory.
+//! `record` for what is written down of exits and events; `resources` and `oom` for limits, figures and memory.
 
 mod act;
 mod checkpoint;
@@ -19,6 +19,7 @@ mod exec;
 mod hooks;
 mod launch;
 mod oom;
+mod record;
 mod recover;
 mod remove;
 mod resources;
@@ -44,6 +45,7 @@ use brood_launcher::state::{
 use rustix::process::Rlimit;
 use tokio::sync::oneshot;
 
+use crate::complaint::Complaint;
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::limits::{BLOCKING_THREADS_MAX, CHECKPOINTS_MAX, HOOK_STARTS_MAX};
@@ -288,6 +290,11 @@ pub struct Supervisor {
     replies: RefCell<HashMap<Ticket, oneshot::Sender<Reply>>>,
     last_ticket: Cell<u64>,
     journal: RefCell<Journal>,
+    /// Exits that are told and could not be written down yet.
+    debts: RefCell<Vec<record::Debt>>,
+    /// A task tries again to write down what is owed.
+    paying: Cell<bool>,
+    unwritten: Complaint,
     exits: Exits,
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
@@ -334,6 +341,9 @@ impl Supervisor {
             replies: RefCell::default(),
             last_ticket: Cell::new(0),
             journal: journal.into(),
+            debts: RefCell::default(),
+            paying: Cell::new(false),
+            unwritten: Complaint::default(),
             exits: Exits::new(settings.reactor)?,
             zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
@@ -498,6 +508,7 @@ impl Supervisor {
     pub fn replace_keeper(&self, socket: OwnedFd) {
         if let Some(keeper) = &self.keeper {
             keeper.replace(socket);
+            self.entrust_debts();
         }
     }
 

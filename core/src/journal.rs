@@ -177,10 +177,9 @@ impl Journal {
         self.last_seq
     }
 
-    /// The last event.
-    #[must_use]
-    pub fn last(&self) -> Option<&JournalEvent> {
-        self.kept.back().map(Rc::as_ref)
+    /// The events that are kept, in order.
+    pub fn events(&self) -> impl Iterator<Item = &JournalEvent> {
+        self.kept.iter().map(Rc::as_ref)
     }
 
     /// Whether the container that has this name now is known to have run out of memory.

@@ -121,7 +121,7 @@ impl Supervisor {
         } else {
             let process = PidRecord { pid: record.pid, start_time: record.start_time };
             self.inherited.borrow_mut().told(process);
-            if let Some(keeper) = self.keeper.as_ref().filter(|_| !self.owes_record(instance)) {
+            if let Some(keeper) = self.keeper.as_ref().filter(|_| !self.owes(process)) {
                 keeper.recorded(record.pid, record.start_time);
             }
         }

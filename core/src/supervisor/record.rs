@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use brood_launcher::state::{ExitRecord, ProcessDir, StateError, now_ns};
+use brood_launcher::state::{ExitRecord, PidRecord, ProcessDir, StateError, now_ns};
 
 use super::{Record, Supervisor};
 use crate::journal::JournalEvent;
@@ -17,14 +17,19 @@ use crate::registry::Instance;
 
 /// An exit that is told and not written down.
 pub(super) struct Debt {
-    instance: Instance,
     dir: ProcessDir,
     exit: KeptExit,
 }
 
+impl Debt {
+    fn is_of(&self, process: PidRecord) -> bool {
+        (self.exit.pid, self.exit.start_time) == (process.pid, process.start_time)
+    }
+}
+
 impl Supervisor {
     /// Durable: the journal for everybody, the exit file for whoever comes after us and for the other face. After a crash
-    /// between the two, recovery finds the exit at the end of the journal.
+    /// between the two, recovery finds the exit in the journal.
     pub(super) fn record_exit(self: &Rc<Self>, instance: Instance, exit: ExitRecord) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
@@ -32,12 +37,17 @@ impl Supervisor {
         if let Err(error) = record.files.dir.write_exit(&exit) {
             self.complain(record, &error);
             let exit = KeptExit { pid: record.pid, start_time: record.start_time, exit };
-            if let Some(keeper) = &self.keeper {
-                keeper.keep(exit.clone());
-            }
-            self.debts.borrow_mut().push(Debt { instance, dir: record.files.dir.clone(), exit });
-            self.pay_later();
+            self.owe(record.files.dir.clone(), exit);
         }
+    }
+
+    /// Has the keeper keep what could not be written, until it is.
+    pub(super) fn owe(self: &Rc<Self>, dir: ProcessDir, exit: KeptExit) {
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(exit.clone());
+        }
+        self.debts.borrow_mut().push(Debt { dir, exit });
+        self.pay_later();
     }
 
     pub(super) fn append(self: &Rc<Self>, record: &Record, kind: &str, exit: Option<ExitRecord>) {
@@ -54,18 +64,21 @@ impl Supervisor {
     }
 
     /// Whether the exit of this process is still to be written down.
-    pub(super) fn owes_record(&self, instance: Instance) -> bool {
-        self.debts.borrow().iter().any(|debt| debt.instance == instance)
+    pub(super) fn owes(&self, process: PidRecord) -> bool {
+        self.debts.borrow().iter().any(|debt| debt.is_of(process))
     }
 
     /// Its folder is gone: nothing is to be written there any more.
     pub(super) fn forget_debt(&self, instance: Instance) {
+        let records = self.records.borrow();
+        let Some(record) = records.get(&instance) else { return };
+        let process = PidRecord { pid: record.pid, start_time: record.start_time };
         self.debts.borrow_mut().retain(|debt| {
-            let stays = debt.instance != instance;
-            if !stays {
+            let is_its = debt.is_of(process);
+            if is_its {
                 self.settled_debt(debt);
             }
-            stays
+            !is_its
         });
     }
 

@@ -30,8 +30,11 @@ fn set_descriptors(pid: i32, mut limit: Rlimit) -> Rlimit {
     prlimit(pid, Resource::Nofile, limit).expect("a soft limit may be changed")
 }
 
-fn highest_descriptor(pid: i32) -> u64 {
-    procfs::descriptors(pid).last().unwrap().0 as u64
+/// The limit below which so many numbers are free.
+fn limit_with_room(pid: i32, room: usize) -> u64 {
+    let taken: Vec<i32> = procfs::descriptors(pid).into_iter().map(|(number, _)| number).collect();
+    let last = (0..).filter(|number| !taken.contains(number)).nth(room).unwrap();
+    u64::try_from(last).unwrap()
 }
 
 #[test]
@@ -64,16 +67,16 @@ fn wherever_descriptors_run_out_a_launch_is_refused_or_succeeds() {
     // All that is opened once and for all is open.
     daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
     let mut outcomes = [0; 2];
-    for room in 2..20 {
-        let before = limit_descriptors(supervisor, highest_descriptor(supervisor) + 1 + room);
+    for room in 1..24 {
+        let before = limit_descriptors(supervisor, limit_with_room(supervisor, room));
         let host = format!("unix://{}", daemon.socket().display());
-        let run = sandbox.command("timeout").arg("5").arg(brood_tests::binaries::brood());
+        let run = sandbox.command("timeout").args(["--signal", "KILL", "2"]).arg(brood_tests::binaries::brood());
         let run = run.args(["--host", &host, "run", "--rm", "--name", &id, "--", "true"]).run();
         set_descriptors(supervisor, before);
         match run.code() {
             0 => outcomes[0] += 1,
-            // It waits to be accepted, or for its descriptors to be.
-            124 => {}
+            // It waits to be accepted, or for its descriptors to be; timeout(1) shares the fate of what it kills.
+            137 | -1 => {}
             _ => {
                 assert!(run.one_line_error().to_lowercase().contains("too many open files"), "room {room}: {run}");
                 outcomes[1] += 1;
@@ -134,6 +137,23 @@ fn without_processes_a_launch_is_refused() {
         cgroup.set("pids.max", "max");
         run().ok();
     }
+    assert_eq!(daemon.supervisor().pid, supervisor);
+}
+
+#[test]
+fn without_threads_a_launch_is_refused() {
+    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new(&sandbox, "pids");
+    let daemon = cgroup.daemon(&sandbox, &["--zygotes", "1", "--reactor", "epoll"]);
+    let supervisor = daemon.supervisor().pid;
+    // Idle threads end after 10 s.
+    let threads = || procfs::status(supervisor, "Threads").unwrap();
+    waiting::until("the end of idle threads", || (threads() == "1").then_some(()));
+    cgroup.set("pids.max", &cgroup.get("pids.current"));
+    let refused = daemon.brood().args(["run", "--rm", "--", "true"]).run().expect(125);
+    assert!(refused.one_line_error().to_lowercase().contains("resource temporarily unavailable"), "{refused}");
+    cgroup.set("pids.max", "max");
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
     assert_eq!(daemon.supervisor().pid, supervisor);
 }
 

@@ -24,6 +24,7 @@ mod recover;
 mod remove;
 mod resources;
 mod start;
+mod thread;
 
 pub use checkpoint::CheckpointFolder;
 pub use exec::ExecOrder;
@@ -303,6 +304,7 @@ pub struct Supervisor {
     /// Limits are changed one update at a time.
     updating: tokio::sync::Mutex<()>,
     blocking: tokio::sync::Semaphore,
+    thread: thread::Warmth,
     /// Shared by all that CRIU does.
     criu: tokio::sync::Semaphore,
     hook_starts: tokio::sync::Semaphore,
@@ -350,6 +352,7 @@ impl Supervisor {
             inherited: RefCell::default(),
             oom: oom::OomNotices::new()?,
             updating: tokio::sync::Mutex::new(()),
+            thread: thread::Warmth::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             criu: tokio::sync::Semaphore::new(CHECKPOINTS_MAX),
             hook_starts: tokio::sync::Semaphore::new(HOOK_STARTS_MAX),
@@ -405,10 +408,16 @@ impl Supervisor {
     /// Runs what may block on another thread; at most [`BLOCKING_THREADS_MAX`] at a time, whatever the runtime allows.
     ///
     /// # Errors
-    /// The runtime is going down.
+    /// No thread can be had, or the runtime is going down.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let _turn = self.blocking.acquire().await.ok();
-        tokio::task::spawn_blocking(work).await.map_err(going_down)
+        self.thread.insist().map_err(|error| {
+            let message = format!("start a thread: {}", error.to_string().to_lowercase());
+            Failure::new(FailureKind::Overloaded, message)
+        })?;
+        let done = tokio::task::spawn_blocking(work).await.map_err(going_down);
+        self.thread.has_worked();
+        done
     }
 
     /// Hands a command to a process to the core. It is handled when this returns, not when the answer is awaited, so that callers

@@ -71,7 +71,7 @@ fn wherever_descriptors_run_out_a_launch_is_refused_or_succeeds() {
         let before = limit_descriptors(supervisor, limit_with_room(supervisor, room));
         let host = format!("unix://{}", daemon.socket().display());
         let run = sandbox.command("timeout").args(["--signal", "KILL", "2"]).arg(brood_tests::binaries::brood());
-        let run = run.args(["--host", &host, "run", "--rm", "--name", &id, "--", "true"]).run();
+        let run = run.args(["--host", &host, "run", "-d", "--rm", "--name", &id, "--", "true"]).run();
         set_descriptors(supervisor, before);
         match run.code() {
             0 => outcomes[0] += 1,

@@ -65,6 +65,11 @@ impl KeeperLink {
         self.tell(Message::Recorded((pid, start_time)));
     }
 
+    /// Has the keeper keep an exit that cannot be written down, until it is.
+    pub fn keep(&self, exit: KeptExit) {
+        self.tell(Message::Exit(exit));
+    }
+
     /// Whether the keeper is there.
     #[must_use]
     pub fn alive(&self) -> bool {

@@ -233,11 +233,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
     match order.cgroup {
         CgroupManager::Nobody => {}
         CgroupManager::Ourselves => cgroups = places(root, &order.id, &spec, host, &limits)?,
-        CgroupManager::Systemd => {
-            let asked = scope_of(&spec, &order.id)?;
-            cgroups = Cgroups::of_scope(&asked);
-            scope = Some(asked);
-        }
+        CgroupManager::Systemd => scope = Some(scope_of(&spec, &order.id)?),
     }
     let mut state = ContainerState {
         oci_version: spec.version().clone(),
@@ -263,7 +259,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
     match scope {
         None => state.cgroups.make()?,
         Some(scope) => {
-            reserved.cgroups.clone_from(&planned);
+            // Should we be killed before it is written down, it ends by itself: nobody is in it.
             let started = state.cgroups.start_scope(scope, host, &limits);
             reserved.cgroups.clone_from(&state.cgroups);
             reserved.anchor = Some(started?);

@@ -63,7 +63,10 @@ impl Cgroups {
             return Err(error.into());
         }
         if let Some(scope) = &self.scope
-            && let Err(error) = scope.set(&limits).map_err(ChangeError::from).and_then(|()| limits.apply(&larger).map_err(ChangeError::from))
+            && let Err(error) = scope
+                .set(&limits)
+                .map_err(ChangeError::from)
+                .and_then(|()| limits.apply(&larger).map_err(ChangeError::from))
         {
             former.restore(&larger)?;
             return Err(error);
@@ -105,7 +108,10 @@ impl Cgroups {
             }
             let Some(hierarchy) = host.with(controller) else { continue };
             let Some(path) = self.directories.iter().find_map(|known| host.beside(known, hierarchy)) else { continue };
-            larger.directories.push(Directory::plan(hierarchy, path));
+            // One that is there without the controller does not get it by being made again.
+            if !larger.directories.iter().any(|known| known.path == path) {
+                larger.directories.push(Directory::plan(hierarchy, path));
+            }
         }
         larger
     }

@@ -53,9 +53,11 @@ impl Directory {
     /// It cannot be read.
     pub(super) fn adopt(&mut self) -> Result<(), CgroupError> {
         self.made = Some(self.path.clone());
+        self.hand_down()?;
         if self.version == Version::V1 {
-            return self.hand_down();
+            return Ok(());
         }
+        // Those that systemd does not know (hugetlb) have been handed down as far as we may.
         let text = fs::read_to_string(self.path.join("cgroup.controllers"));
         let text = text.map_err(failed(&self.path, "read cgroup.controllers"))?;
         self.controllers = text.split_whitespace().map(str::to_owned).collect();

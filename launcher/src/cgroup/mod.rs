@@ -42,9 +42,9 @@ pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
 pub use stats::{OomWatch, Stats};
-pub use systemd::{Anchor, SUPPORTED as SYSTEMD_SUPPORTED, ScopeError};
-pub(crate) use systemd::ScopeOrder;
 use systemd::Scope;
+pub(crate) use systemd::ScopeOrder;
+pub use systemd::{Anchor, SUPPORTED as SYSTEMD_SUPPORTED, ScopeError};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -206,22 +206,24 @@ impl Cgroups {
         Ok(())
     }
 
-    /// What a scope will have: its directories are known once systemd has made it.
-    #[must_use]
-    pub(crate) fn of_scope(order: &ScopeOrder) -> Cgroups {
-        Cgroups { directories: Vec::new(), scope: Some(order.scope()) }
-    }
-
-    /// Starts the scope, with its limits. On cgroup v1 systemd does not have a directory in every hierarchy that a container
+    /// Starts a scope, with its limits. It is nobody's before: a unit of that name may be another container's. On cgroup v1 systemd does not have a directory in every hierarchy that a container
     /// needs; there we make one of the same name. The anchor has to live until the container's process is in there.
     ///
     /// # Errors
     /// systemd refuses, or a directory cannot be made; [`Cgroups::kill_and_remove`] undoes the rest.
-    pub(crate) fn start_scope(&mut self, order: ScopeOrder, host: &Host, limits: &Limits) -> Result<Anchor, StartError> {
+    pub(crate) fn start_scope(
+        &mut self,
+        order: ScopeOrder,
+        host: &Host,
+        limits: &Limits,
+    ) -> Result<Anchor, StartError> {
+        let scope = order.scope();
         let (path, anchor) = order.start(limits, !host.is_v2_only())?;
+        self.scope = Some(scope);
         let path = path.strip_prefix("/").unwrap_or(&path);
         let mut planned = Cgroups::plan(host, &limits.controllers(), |hierarchy| hierarchy.mount_point.join(path));
-        let named = host.hierarchies().filter(|hierarchy| hierarchy.version == Version::V1 && hierarchy.controllers.is_empty());
+        let named =
+            host.hierarchies().filter(|hierarchy| hierarchy.version == Version::V1 && hierarchy.controllers.is_empty());
         let named = named.map(|hierarchy| Directory::plan(hierarchy, hierarchy.mount_point.join(path)));
         planned.directories.extend(named.filter(|directory| directory.made.is_none()));
         self.directories = planned.directories;
@@ -310,9 +312,9 @@ impl Cgroups {
         }
         left.into_iter().try_for_each(|directory| directory.clear(deadline))?;
         match &self.scope {
-            Some(scope) => scope.stop().map_err(|error| {
-                failed(Path::new(&scope.unit), "stop the unit")(std::io::Error::other(error))
-            }),
+            Some(scope) => scope
+                .stop()
+                .map_err(|error| failed(Path::new(&scope.unit), "stop the unit")(std::io::Error::other(error))),
             None => Ok(()),
         }
     }

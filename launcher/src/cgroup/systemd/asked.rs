@@ -167,7 +167,8 @@ fn addresses(user: bool) -> Vec<Address> {
     }
     let session = std::env::var("DBUS_SESSION_BUS_ADDRESS").ok().and_then(|address| unix_path(&address));
     let default = || PathBuf::from(format!("/run/user/{}", rustix::process::getuid().as_raw()));
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map_or_else(default, PathBuf::from);
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()).map_or_else(default, PathBuf::from);
     let mut all: Vec<Address> = session.into_iter().map(bus).collect();
     all.extend([bus(runtime.join("bus")), own(runtime.join("systemd/private"))]);
     all
@@ -175,7 +176,7 @@ fn addresses(user: bool) -> Vec<Address> {
 
 /// The first socket of a D-Bus address that is a file: `unix:path=/run/user/1000/bus,guid=...;...` (D-Bus specification,
 /// "Server Addresses").
-fn unix_path(address: &str) -> Option<PathBuf> {
+pub(super) fn unix_path(address: &str) -> Option<PathBuf> {
     let unix = address.split(';').filter_map(|one| one.strip_prefix("unix:"));
     let path = unix.flat_map(|keys| keys.split(',')).find_map(|key| key.strip_prefix("path="))?;
     let mut bytes = Vec::new();

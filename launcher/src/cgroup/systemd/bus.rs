@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
+use zbus::OwnedObjectPath;
 use zbus::wire::serialized::{Context, Data};
 use zbus::wire::{Endian, Type, Variant, to_bytes};
-use zbus::OwnedObjectPath;
 
 use crate::config::one_line;
 use crate::report::errno_text;
@@ -167,7 +167,13 @@ impl Bus {
     }
 
     fn greet(stream: UnixStream, is_bus: bool) -> Result<Bus> {
-        let mut bus = Bus { stream: BufReader::new(stream), is_bus, serial: 0, deadline: Instant::now() + PATIENCE, ended: VecDeque::new() };
+        let mut bus = Bus {
+            stream: BufReader::new(stream),
+            is_bus,
+            serial: 0,
+            deadline: Instant::now() + PATIENCE,
+            ended: VecDeque::new(),
+        };
         bus.authenticate()?;
         if is_bus {
             let _: String = bus.ask(BUS, "/org/freedesktop/DBus", BUS, "Hello", &())?;
@@ -176,17 +182,19 @@ impl Bus {
     }
 
     /// By the kernel's word for who we are. No uid is given: in a user namespace it is not the one that they see.
+    ///
+    /// All lines go in one piece, as those of sd-bus do: a message that came together with `BEGIN` would not be looked at by
+    /// systemd before the next one.
     fn authenticate(&mut self) -> Result<()> {
-        self.write(b"\0AUTH EXTERNAL\r\n")?;
+        self.write(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")?;
         let mut answer = self.read_line()?;
         if answer.starts_with("DATA") {
-            self.write(b"DATA\r\n")?;
             answer = self.read_line()?;
         }
         if !answer.starts_with("OK") {
             return Err(Error::new(ErrorKind::PermissionDenied, format!("authentication failed: {answer}")).into());
         }
-        Ok(self.write(b"BEGIN\r\n")?)
+        Ok(())
     }
 
     /// From here on ends of jobs are heard of, by [`Bus::await_job`].
@@ -270,7 +278,9 @@ impl Bus {
         if self.is_bus {
             fields.push(field::DESTINATION, b's', destination);
         }
-        fields.push(field::SIGNATURE, b'g', &signature);
+        if !signature.is_empty() {
+            fields.push(field::SIGNATURE, b'g', &signature);
+        }
         let Fields(fields) = fields;
         let mut message = vec![b'l', kind::CALL, 0, 1];
         for word in [encoded.len(), self.serial as usize, fields.len()] {

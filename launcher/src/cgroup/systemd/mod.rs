@@ -17,10 +17,10 @@ mod anchor;
 mod asked;
 #[cfg(feature = "systemd")]
 mod bus;
-#[cfg(feature = "systemd")]
-mod limits;
 #[cfg(not(feature = "systemd"))]
 mod lacking;
+#[cfg(feature = "systemd")]
+mod limits;
 #[cfg(feature = "systemd")]
 mod place;
 #[cfg(all(test, feature = "systemd"))]
@@ -37,9 +37,9 @@ pub use asked::ScopeError;
 #[cfg(feature = "systemd")]
 pub(crate) use asked::ScopeOrder;
 #[cfg(not(feature = "systemd"))]
-pub use lacking::{Anchor, ScopeError};
-#[cfg(not(feature = "systemd"))]
 pub(crate) use lacking::ScopeOrder;
+#[cfg(not(feature = "systemd"))]
+pub use lacking::{Anchor, ScopeError};
 
 /// Whether this build can ask systemd.
 pub const SUPPORTED: bool = cfg!(feature = "systemd");

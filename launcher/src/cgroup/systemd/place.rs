@@ -32,7 +32,11 @@ impl Place {
         let (slice, prefix, name) = match path.split(':').collect::<Vec<_>>()[..] {
             [""] => ("", DEFAULT_PREFIX, id),
             [slice, prefix, name] => (slice, prefix, name),
-            _ => return Err(format!("expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {path:?} instead")),
+            _ => {
+                return Err(format!(
+                    "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {path:?} instead"
+                ));
+            }
         };
         if name.is_empty() {
             return Err(format!("{path:?} names no unit"));

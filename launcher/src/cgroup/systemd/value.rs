@@ -18,7 +18,9 @@ const PREFIX: &str = "org.systemd.property.";
 ///
 /// # Errors
 /// The annotation, and what is wrong with it.
-pub fn from_annotations<'a>(annotations: impl Iterator<Item = (&'a String, &'a String)>) -> Result<Vec<Property>, String> {
+pub fn from_annotations<'a>(
+    annotations: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<Vec<Property>, String> {
     let mut all = Vec::new();
     for (annotation, text) in annotations {
         let Some(name) = annotation.strip_prefix(PREFIX) else { continue };
@@ -178,7 +180,8 @@ impl Parser<'_> {
         while let Some(letter) = self.rest.next_if(char::is_ascii_alphanumeric) {
             signature.push(letter);
         }
-        let known = |letter: &str| WORDS.iter().find(|(_, known)| letter.parse() == Ok(*known)).map(|(_, known)| *known);
+        let known =
+            |letter: &str| WORDS.iter().find(|(_, known)| letter.parse() == Ok(*known)).map(|(_, known)| *known);
         self.skip_spaces();
         match (known(&signature), signature.strip_prefix('a').and_then(known)) {
             (Some(of), _) => self.value(Some(of)),
@@ -246,7 +249,8 @@ impl Parser<'_> {
 
     fn word(&mut self, wanted: Option<Type>) -> Result<Value, String> {
         let mut word = String::new();
-        while let Some(letter) = self.rest.next_if(|letter| letter.is_ascii_alphanumeric() || "+-._".contains(*letter)) {
+        while let Some(letter) = self.rest.next_if(|letter| letter.is_ascii_alphanumeric() || "+-._".contains(*letter))
+        {
             word.push(letter);
         }
         if let Some((_, of)) = WORDS.iter().find(|(known, _)| *known == word) {
@@ -320,7 +324,24 @@ mod tests {
             assert_eq!(parse(written), Ok(value.clone()), "{written}");
             value.into_variant().unwrap();
         }
-        for wrong in ["", "yes", "'a", "5 6", "[]", "[1, 'a']", "[1 2]", "[1", "byte 256", "uint64 -1", "--5", "@v 1", "[[1]]", "1e", "string 5", r"'\q'"] {
+        for wrong in [
+            "",
+            "yes",
+            "'a",
+            "5 6",
+            "[]",
+            "[1, 'a']",
+            "[1 2]",
+            "[1",
+            "byte 256",
+            "uint64 -1",
+            "--5",
+            "@v 1",
+            "[[1]]",
+            "1e",
+            "string 5",
+            r"'\q'",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}: {:?}", parse(wrong));
         }
         assert!(parse("objectpath 'x'").unwrap().into_variant().is_err());
@@ -329,11 +350,21 @@ mod tests {
     #[test]
     fn seconds_become_microseconds_and_names_are_checked() {
         let of = |name: &str, text: &str| of_annotation(name, text).map(|(name, value)| (name, format!("{value:?}")));
-        assert_eq!(of("TimeoutStopSec", "uint64 2").unwrap(), ("TimeoutStopUSec".to_owned(), "U64(2000000)".to_owned()));
+        assert_eq!(
+            of("TimeoutStopSec", "uint64 2").unwrap(),
+            ("TimeoutStopUSec".to_owned(), "U64(2000000)".to_owned())
+        );
         assert_eq!(of("TimeoutStopSec", "0.25").unwrap(), ("TimeoutStopUSec".to_owned(), "U64(250000)".to_owned()));
         assert_eq!(of("CollectMode", "'x'").unwrap().0, "CollectMode");
         assert_eq!(of("TimeoutStopUSec", "uint64 2").unwrap().0, "TimeoutStopUSec");
-        for (name, text) in [("TimeoutStopSec", "'soon'"), ("TimeoutStopSec", "-1"), ("Ab", "1"), ("memoryMax", "1"), ("A b", "1"), ("", "1")] {
+        for (name, text) in [
+            ("TimeoutStopSec", "'soon'"),
+            ("TimeoutStopSec", "-1"),
+            ("Ab", "1"),
+            ("memoryMax", "1"),
+            ("A b", "1"),
+            ("", "1"),
+        ] {
             assert!(of(name, text).is_err(), "{name}={text}");
         }
     }

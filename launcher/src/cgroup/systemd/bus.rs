@@ -158,7 +158,7 @@ impl Bus {
                 Ok(stream) => return Bus::greet(stream, *is_bus),
                 Err(error) => {
                     let reason = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-                    let reason = reason.map_or_else(|| error.to_string(), |errno| errno_text(errno));
+                    let reason = reason.map_or_else(|| error.to_string(), errno_text);
                     refusals.push(format!("{}: {reason}", path.display()));
                 }
             }

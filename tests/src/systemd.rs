@@ -67,6 +67,7 @@ impl Systemd {
             let pid: i32 = fs::read_to_string(&children).ok()?.trim().parse().ok()?;
             fs::exists(format!("/proc/{pid}/root/run/systemd/private")).ok()?.then_some(pid)
         });
+        fs::write(cgroup.join("caller/cgroup.procs"), unshare.id().to_string()).expect("unshare moves");
         Systemd { unshare, pid, cgroup }
     }
 

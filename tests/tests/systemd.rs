@@ -98,10 +98,10 @@ fn a_launch_that_fails_leaves_no_unit() {
     };
     let cases: [(&dyn Fn(&mut serde_json::Value), &str); 6] = [
         (&long, "/nowhere"),
-        (&path("/a/b"), "linux.cgroupsPath: expected cgroupsPath to be of format \"slice:prefix:name\""),
-        (&path("a--b.slice:c:d"), "invalid slice name: \"a--b.slice\""),
+        (&path("/a/b"), "linux.cgroupsPath: expected cgroupsPath to be of format"),
+        (&path("a--b.slice:c:d"), "invalid slice name:"),
         (&annotation("NoSuchThing", "5"), "Cannot set property NoSuchThing, or unknown property."),
-        (&annotation("TasksMax", "many"), "annotation org.systemd.property.TasksMax: \"many\" is no value"),
+        (&annotation("TasksMax", "many"), "annotation org.systemd.property.TasksMax:"),
         (&annotation("tasks", "5"), "annotation org.systemd.property.tasks: is no name of a property"),
     ];
     for (change, words) in cases {

@@ -261,7 +261,9 @@ pub(super) fn prepare_failure(error: PrepareError) -> Failure {
             FailureKind::InvalidConfig
         }
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
-        PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Pipe(_) => FailureKind::Internal,
+        PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Scope(_) | PrepareError::Pipe(_) => {
+            FailureKind::Internal
+        }
     };
     Failure::new(kind, error.to_string())
 }

@@ -100,7 +100,7 @@ impl ScopeOrder {
             ("Description".to_owned(), format!("container {}", self.id).into()),
             ("Slice".to_owned(), self.place.slice.clone().into()),
             ("PIDs".to_owned(), vec![anchor.pid.unsigned_abs()].into()),
-            // It is no service's, and is to outlive them at shutdown.
+            // Without them it does not wait for the boot to end, nor does the shutdown's order touch it.
             ("DefaultDependencies".to_owned(), false.into()),
             ("Delegate".to_owned(), true.into()),
             // Nobody looks after one that has failed.

@@ -24,6 +24,8 @@ use crate::{interrupt, report};
 
 /// How long all exits, or a supervisor, may take.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Containers that one connection waits for, each two questions: a handle and a wait.
+const PER_CONNECTION: usize = 5000;
 /// Calls of `list`.
 const LISTS: usize = 10;
 
@@ -216,7 +218,11 @@ impl Node {
     /// Ends all containers at once, each with somebody who waits for it, and removes them. How long until the last was told.
     fn end_all(&self) -> Result<f64> {
         let pids = self.pids()?;
-        let containers: Vec<_> = pids.iter().map(|(id, _)| self.session.client().get(id)).collect();
+        let mut containers = Vec::new();
+        for ids in pids.chunks(PER_CONNECTION) {
+            let client = self.session.another(&self.daemon.socket())?;
+            containers.extend(ids.iter().map(|(id, _)| client.get(id)));
+        }
         let waits: Vec<_> = containers.iter().map(brood::client::Container::wait).collect();
         self.list(pids.len())?;
         let began = Instant::now();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use brood::client::{Client, ClientError, Container, Create, CreateSource};
+use brood::client::{Client, ClientError, Container, Create, CreateSource, Version};
 use brood_launcher::plan::Stdio;
 use brood_schema::brood_capnp::run_outcome;
 use tokio::runtime::{Builder, Runtime};
@@ -36,6 +36,11 @@ impl Session {
         &self.client
     }
 
+    /// One more connection, driven along with this one.
+    pub fn another(&self, socket: &Path) -> Result<Client> {
+        self.run(async { Ok(Client::connect(socket).await?) })
+    }
+
     /// Drives a future to its end, but no longer than any launch may take.
     pub fn run<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         self.run_within(LAUNCH_LIMIT, future)
@@ -50,12 +55,8 @@ impl Session {
 
     /// What the daemon says it is.
     pub fn version(&self) -> Result<String> {
-        self.run(async {
-            let response = self.client.brood.version_request().send().promise.await?;
-            let reply = response.get()?.get_reply()?;
-            let (version, reactor) = (reply.get_version()?.to_str()?, reply.get_reactor()?.to_str()?);
-            Ok(format!("brood {version}, {reactor}, {} zygotes", reply.get_zygotes()))
-        })
+        let Version { version, reactor, zygotes, .. } = self.run(async { Ok(self.client.version().await?) })?;
+        Ok(format!("brood {version}, {reactor}, {zygotes} zygotes"))
     }
 
     /// Asks for the list of containers: how many there are.

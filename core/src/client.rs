@@ -19,6 +19,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 
 use crate::registry::Failure;
 use crate::{rpc, socket};
@@ -146,6 +147,21 @@ pub struct Exec {
     pub ignore_unsupported: bool,
 }
 
+/// Who answers.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// Of the binary.
+    pub version: String,
+    /// Number of the newest changes to the schema.
+    pub api: u32,
+    /// io_uring or epoll.
+    pub reactor: String,
+    /// Living zygotes.
+    pub zygotes: u16,
+    /// Of the supervisor.
+    pub pid: i32,
+}
+
 /// A handle on a container.
 #[derive(Clone)]
 pub struct Container(pub schema::container::Client);
@@ -197,18 +213,32 @@ impl Client {
     /// # Errors
     /// The connection broke.
     pub async fn recorded_exit(&self, id: &str, process: &str, since: u64) -> Result<Option<ExitRecord>> {
-        let (replay, done) = Replay::of(process);
+        let (replay, found) = Replay::of(process);
         let mut request = self.brood.events_request();
-        request.get().set_sink(capnp_rpc::new_client_from_rc(replay.clone()));
+        request.get().set_sink(capnp_rpc::new_client(replay));
         let mut fields = request.get().init_request();
         fields.set_since(since.max(1));
         fields.set_id(id);
         let response = request.send().promise.await?;
         let _subscription = response.get()?.get_subscription()?;
-        match done.await {
-            Ok(()) => Ok(replay.found.take()),
-            Err(_) => Err(capnp::Error::disconnected("the connection broke".to_owned()).into()),
-        }
+        // The connection alone holds the sink, which goes with it.
+        Ok(found.await.map_err(|_| capnp::Error::disconnected("the connection broke".to_owned()))?)
+    }
+
+    /// What the daemon says it is.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn version(&self) -> Result<Version> {
+        let response = self.brood.version_request().send().promise.await?;
+        let reply = response.get()?.get_reply()?;
+        Ok(Version {
+            version: reply.get_version()?.to_string().map_err(capnp::Error::from)?,
+            api: reply.get_api_version(),
+            reactor: reply.get_reactor()?.to_string().map_err(capnp::Error::from)?,
+            zygotes: reply.get_zygotes(),
+            pid: reply.get_pid() as i32,
+        })
     }
 
     /// The IDs of all containers, sorted.
@@ -252,15 +282,14 @@ impl Client {
 /// Looks through recorded events for the last exit of a process.
 struct Replay {
     process: String,
-    found: Cell<Option<ExitRecord>>,
-    done: Cell<Option<tokio::sync::oneshot::Sender<()>>>,
+    last: Cell<Option<ExitRecord>>,
+    found: Cell<Option<oneshot::Sender<Option<ExitRecord>>>>,
 }
 
 impl Replay {
-    fn of(process: &str) -> (Rc<Replay>, tokio::sync::oneshot::Receiver<()>) {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let (found, done) = (Cell::new(None), Cell::new(Some(sender)));
-        (Rc::new(Replay { process: process.to_owned(), found, done }), receiver)
+    fn of(process: &str) -> (Replay, oneshot::Receiver<Option<ExitRecord>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Replay { process: process.to_owned(), last: Cell::new(None), found: Cell::new(Some(sender)) }, receiver)
     }
 }
 
@@ -272,7 +301,7 @@ impl schema::event_sink::Server for Replay {
     ) -> capnp::Result<()> {
         for event in params.get()?.get_batch()?.get_events()? {
             if event.get_type()?.to_str()? == "exit" && event.get_process()?.to_str()? == self.process {
-                self.found.set(Some(rpc::exit_from(event.get_exit()?)?));
+                self.last.set(Some(rpc::exit_from(event.get_exit()?)?));
             }
         }
         Ok(())
@@ -283,7 +312,10 @@ impl schema::event_sink::Server for Replay {
         _: schema::event_sink::DoneParams,
         _: schema::event_sink::DoneResults,
     ) -> capnp::Result<()> {
-        self.done.take().map(|done| done.send(()));
+        if let Some(found) = self.found.take() {
+            // Nobody waits any more, and that is all right.
+            drop(found.send(self.last.take()));
+        }
         Ok(())
     }
 }

@@ -57,6 +57,8 @@ pub struct Journal {
     lines: usize,
     /// Bytes in the file.
     length: u64,
+    /// How many of the last events are not in the file, because that could not be written.
+    unwritten: usize,
     changed: Rc<tokio::sync::Notify>,
 }
 
@@ -74,7 +76,16 @@ impl Journal {
     #[must_use]
     pub fn in_memory(retain: usize) -> Journal {
         let kept = VecDeque::new();
-        Journal { file: None, kept, retain: retain.max(1), last_seq: 0, lines: 0, length: 0, changed: Rc::default() }
+        Journal {
+            file: None,
+            kept,
+            retain: retain.max(1),
+            last_seq: 0,
+            lines: 0,
+            length: 0,
+            unwritten: 0,
+            changed: Rc::default(),
+        }
     }
 
     /// Opens the journal of a state root and reads what is kept. The second value counts damaged lines.
@@ -109,25 +120,36 @@ impl Journal {
     /// Appends an event; it is in the file before this returns. Returns its sequence number.
     ///
     /// # Errors
-    /// The file cannot be written. The event is kept in memory all the same.
+    /// The file cannot be written. The event is kept in memory all the same, and goes to the file with the next one or by
+    /// [`Journal::catch_up`], in order, as long as it is kept.
     pub fn append(&mut self, mut event: JournalEvent) -> std::io::Result<u64> {
         event.seq = self.last_seq + 1;
-        let line = encode(&event);
         self.keep(event);
+        self.unwritten += 1;
         self.changed.notify_waiters();
-        if let Some((_, file)) = &mut self.file {
-            if let Err(error) = file.write_all(line.as_bytes()) {
-                // A part of the line would swallow the next one; the file is as before, or the error is told anyway.
+        self.catch_up()?;
+        Ok(self.last_seq)
+    }
+
+    /// Writes what is not in the file yet.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn catch_up(&mut self) -> std::io::Result<()> {
+        let Some((_, file)) = &mut self.file else { return Ok(()) };
+        let missing = self.unwritten.min(self.kept.len());
+        if missing > 0 {
+            let text: String = self.kept.range(self.kept.len() - missing..).map(|event| encode(event)).collect();
+            if let Err(error) = file.write_all(text.as_bytes()) {
+                // A part of a line would swallow the next one.
                 let _ = file.set_len(self.length);
                 return Err(error);
             }
-            self.length += line.len() as u64;
-            self.lines += 1;
-            if self.lines > self.retain.saturating_mul(2).max(self.retain + 64) {
-                self.rewrite()?;
-            }
+            self.length += text.len() as u64;
+            self.lines += missing;
         }
-        Ok(self.last_seq)
+        self.unwritten = 0;
+        if self.lines > self.retain.saturating_mul(2).max(self.retain + 64) { self.rewrite() } else { Ok(()) }
     }
 
     fn keep(&mut self, event: JournalEvent) {
@@ -155,10 +177,9 @@ impl Journal {
         self.last_seq
     }
 
-    /// The last event.
-    #[must_use]
-    pub fn last(&self) -> Option<&JournalEvent> {
-        self.kept.back().map(Rc::as_ref)
+    /// The events that are kept, in order.
+    pub fn events(&self) -> impl Iterator<Item = &JournalEvent> {
+        self.kept.iter().map(Rc::as_ref)
     }
 
     /// Whether the container that has this name now is known to have run out of memory.

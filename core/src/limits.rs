@@ -69,6 +69,9 @@ pub const STDIO_CONNECTIONS_PER_PROCESS_MAX: usize = 256;
 /// Milliseconds between two tries to accept when there is no descriptor left.
 pub const ACCEPT_PAUSE_MS: u64 = 50;
 
+/// Milliseconds between two tries to write down exits and events that the disk did not take.
+pub const RECORD_PAUSE_MS: u64 = 200;
+
 /// Seconds for which the same complaint is not logged again; the next one says how many there were.
 pub const COMPLAINT_PAUSE_S: u64 = 10;
 

@@ -39,7 +39,7 @@ impl Job {
     }
 
     /// What an error calls it.
-    fn process_of(&self) -> String {
+    fn full_name(&self) -> String {
         match self {
             Job::Run(create) => create.id.clone(),
             Job::Exec(container, exec) => format!("{container}/{}", exec.id),
@@ -110,7 +110,7 @@ pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactiv
                     break (console, None);
                 }
                 let exit = line.exit_of(job.id(), job.process(), began).await?;
-                return Ok(status(&exit.ok_or_else(|| ClientError::Unknown(job.process_of()))?));
+                return Ok(status(&exit.ok_or_else(|| ClientError::Unknown(job.full_name()))?));
             }
         }
     };
@@ -120,21 +120,7 @@ pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactiv
         let remote = Wired::Remote { line: line.clone(), container, exec: Some(exec).filter(|exec| exec != INIT) };
         tokio::task::spawn_local(remote.forward(signals))
     };
-    let exit = match exit {
-        Some(exit) => match exit.await {
-            Err(error) if error.is_lost() => None,
-            exit => Some(exit?),
-        },
-        None => None,
-    };
-    let exit = match exit {
-        Some(exit) => exit,
-        None => {
-            line.again().await?;
-            let exit = line.exit_of(job.id(), job.process(), began).await?;
-            exit.ok_or_else(|| anyhow::anyhow!("{}: the daemon has lost it", job.id()))?
-        }
-    };
+    let exit = ended(&line, &job, exit, began).await?;
     forwarding.abort();
     if let Some(relay) = relay {
         relay.finish().await;
@@ -143,6 +129,18 @@ pub(super) async fn attached(line: Rc<Line>, mut job: Job, tty: bool, interactiv
         removed(&line, job.id()).await;
     }
     Ok(status(&exit))
+}
+
+/// How it ended. Of an order whose answer was lost there is no wait under way.
+async fn ended(line: &Line, job: &Job, wait: Option<Exit>, began: u64) -> anyhow::Result<ExitRecord> {
+    if let Some(wait) = wait {
+        match wait.await {
+            Err(error) if error.is_lost() => line.again().await?,
+            exit => return Ok(exit?),
+        }
+    }
+    let exit = line.exit_of(job.id(), job.process(), began).await?;
+    exit.ok_or_else(|| anyhow::anyhow!("{}: the daemon has lost it", job.full_name()))
 }
 
 /// Creates a container; after the loss of a connection, says whether that has happened.
@@ -178,22 +176,17 @@ async fn begin(
     interactive: bool,
 ) -> anyhow::Result<(Option<Console>, Result<Exit, ClientError>)> {
     let client = line.client();
-    if !tty {
-        let stdio = stdio(interactive)?;
-        return Ok((
-            None,
-            match client.hand_over(&stdio).await {
-                Ok(ticket) => job.order(&client, ticket).await,
-                Err(error) => Err(error),
-            },
-        ));
-    }
-    let (ours, theirs) = Console::open()?;
-    let ordered = match client.hand_over_console(theirs.as_fd()).await {
+    let (console, handed) = if tty {
+        let (ours, theirs) = Console::open()?;
+        (Some(ours), client.hand_over_console(theirs.as_fd()).await)
+    } else {
+        (None, client.hand_over(&stdio(interactive)?).await)
+    };
+    let ordered = match handed {
         Ok(ticket) => job.order(&client, ticket).await,
         Err(error) => Err(error),
     };
-    Ok((Some(ours), ordered))
+    Ok((console, ordered))
 }
 
 /// Waits until the daemon has removed what it was told to remove at its end: joins that removal, if it is not through.

@@ -16,6 +16,7 @@ use crate::daemon::{self, DaemonSettings};
 use crate::exe::Role;
 use crate::keeper::{self, BINARY_VARIABLE};
 use crate::limits::{RETAIN_COUNT_DEFAULT, ZYGOTES_MAX};
+use crate::line::Trouble;
 use crate::reactor::Choice;
 
 /// How long an upgrade may take: longer than the keeper lets it.
@@ -80,19 +81,13 @@ pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> an
     }
 }
 
-/// Who answers: the version, and the pid of the supervisor.
-async fn who(client: Client) -> anyhow::Result<(String, i32)> {
-    let response = client.brood.version_request().send().promise.await?;
-    let reply = response.get()?.get_reply()?;
-    Ok((reply.get_version()?.to_string()?, reply.get_pid() as i32))
-}
-
 /// SIGHUP to the keeper, and wait for another supervisor.
 fn upgrade(place: &Place) -> anyhow::Result<ExitCode> {
     let upgraded = place.try_with_line(async |line| {
-        let (old_version, old_pid) = who(line.client()).await?;
+        let ask = async |client: Client| client.version().await;
+        let old = line.call(ask, Trouble::of).await?;
         let supervisor =
-            ProcStat::read(old_pid).context("the daemon is not of this machine, or of another pid namespace")?;
+            ProcStat::read(old.pid).context("the daemon is not of this machine, or of another pid namespace")?;
         let keeper = Pid::from_raw(supervisor.parent).context("the daemon has no keeper")?;
         let pidfd = rustix::process::pidfd_open(keeper, PidfdFlags::empty()).context("the keeper")?;
         let name = std::fs::read(format!("/proc/{}/cmdline", keeper.as_raw_nonzero()))?;
@@ -107,10 +102,10 @@ fn upgrade(place: &Place) -> anyhow::Result<ExitCode> {
         let deadline = tokio::time::Instant::now() + UPGRADE_PATIENCE;
         loop {
             // The old one closes the connection when it ends.
-            let now = tokio::time::timeout_at(deadline, line.call(who, super::trouble)).await;
-            let (version, pid) = now.unwrap_or_else(|_| Err(anyhow::anyhow!(NOT_UPGRADED)))?;
-            if pid != old_pid {
-                return print(&format!("{old_version} (pid {old_pid}) -> {version} (pid {pid})\n"));
+            let new = tokio::time::timeout_at(deadline, line.call(ask, Trouble::of)).await.context(NOT_UPGRADED)??;
+            if new.pid != old.pid {
+                let told = format!("{} (pid {}) -> {} (pid {})\n", old.version, old.pid, new.version, new.pid);
+                return print(&told);
             }
             anyhow::ensure!(tokio::time::Instant::now() < deadline, NOT_UPGRADED);
             tokio::time::sleep(UPGRADE_PAUSE).await;

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Place, nobody_there, print};
-use crate::client::ClientError;
+use crate::client::{ClientError, Version};
 use crate::rpc;
 
 /// How often a follower of events makes sure that the daemon is there.
@@ -246,8 +246,8 @@ pub(super) fn events(place: &Place, args: &EventsArgs) -> anyhow::Result<ExitCod
 async fn connection_lost(client: &crate::client::Client) -> ClientError {
     loop {
         tokio::time::sleep(SIGN_OF_LIFE).await;
-        if let Err(error) = client.brood.version_request().send().promise.await {
-            return error.into();
+        if let Err(error) = client.version().await {
+            return error;
         }
     }
 }
@@ -255,11 +255,7 @@ async fn connection_lost(client: &crate::client::Client) -> ClientError {
 pub(super) fn version(place: &Place) -> anyhow::Result<ExitCode> {
     let client = format!("client  {} (api {})\n", env!("CARGO_PKG_VERSION"), rpc::API_VERSION);
     let daemon = place.try_with_line(async |line| {
-        let client = line.client();
-        let response = client.brood.version_request().send().promise.await.map_err(ClientError::from)?;
-        let reply = response.get()?.get_reply()?;
-        let (version, api) = (reply.get_version()?.to_str()?, reply.get_api_version());
-        let (pid, reactor, zygotes) = (reply.get_pid(), reply.get_reactor()?.to_str()?, reply.get_zygotes());
+        let Version { version, api, pid, reactor, zygotes } = line.client().version().await?;
         Ok(format!("daemon  {version} (api {api}), pid {pid}, {reactor}, {zygotes} zygotes\n"))
     })?;
     match daemon {

@@ -101,6 +101,7 @@ impl Handed {
     pub(super) fn take() -> anyhow::Result<Option<Handed>> {
         let Ok(text) = std::env::var(VARIABLE) else { return Ok(None) };
         let numbers: Numbers = serde_json::from_str(&text).context(VARIABLE)?;
+        let take = |number| take(VARIABLE, number);
         let mut kept = String::new();
         File::from(take(numbers.kept)?).read_to_string(&mut kept).context("read the exits that are kept")?;
         let supervisor = match numbers.supervisor {
@@ -122,13 +123,14 @@ impl Handed {
     }
 }
 
+/// The descriptor of this number, which a variable of the environment names.
 #[expect(unsafe_code, reason = "descriptor numbers from the environment become owned descriptors")]
-fn take(number: RawFd) -> anyhow::Result<OwnedFd> {
-    ensure!(number > 2, "{VARIABLE}: {number} is a standard descriptor");
+pub(super) fn take(variable: &'static str, number: RawFd) -> anyhow::Result<OwnedFd> {
+    ensure!(number > 2, "{variable}: {number} is a standard descriptor");
     // SAFETY: whoever started us opened this number for us and nobody else in this fresh process owns it; it is checked to
     // be open right below.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).context(VARIABLE)?;
+    rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).context(variable)?;
     Ok(fd)
 }
 

@@ -6,10 +6,10 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
 use anyhow::Context;
-use rustix::io::{Errno, FdFlags};
+use rustix::io::Errno;
 
-use super::FDS_VARIABLE;
 use super::message::{KeptExit, Message, receive, send};
+use super::{FDS_VARIABLE, handover};
 
 /// What a supervisor hears from its keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,11 @@ impl KeeperLink {
     /// Tells the keeper that an exit is durable.
     pub fn recorded(&self, pid: i32, start_time: u64) {
         self.tell(Message::Recorded((pid, start_time)));
+    }
+
+    /// Has the keeper keep an exit that cannot be written down, until it is.
+    pub fn keep(&self, exit: KeptExit) {
+        self.tell(Message::Exit(exit));
     }
 
     /// Whether the keeper is there.
@@ -160,19 +165,10 @@ impl Inherited {
     ///
     /// # Errors
     /// The variable is missing: somebody else than a keeper called.
-    #[expect(unsafe_code, reason = "descriptor numbers from the environment become owned descriptors")]
     pub fn take() -> anyhow::Result<Inherited> {
         let numbers = std::env::var(FDS_VARIABLE).context("a supervisor is started by its keeper, not by hand")?;
         let numbers: Vec<RawFd> = numbers.split(',').map(str::parse).collect::<Result<_, _>>().context(FDS_VARIABLE)?;
-        let take = |index: usize| -> anyhow::Result<OwnedFd> {
-            let number = *numbers.get(index).context(FDS_VARIABLE)?;
-            anyhow::ensure!(number > 2, "{FDS_VARIABLE}: {number} is a standard descriptor");
-            // SAFETY: the keeper opened this number for us and nobody else in this fresh process owns it; it is
-            // checked to be open right below.
-            let fd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) };
-            rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).context(FDS_VARIABLE)?;
-            Ok(fd)
-        };
+        let take = |index: usize| handover::take(FDS_VARIABLE, *numbers.get(index).context(FDS_VARIABLE)?);
         Ok(Inherited { keeper: take(0)?, rpc: take(1)?, stdio: take(2)?, lock: take(3)? })
     }
 }

@@ -3,6 +3,7 @@
 //! | message | direction | meaning |
 //! | --- | --- | --- |
 //! | `{"exit": {...}}` | to the supervisor | a process that the keeper inherited has ended |
+//! | the same | to the keeper | it has ended, and that cannot be written down now: to be kept like one's own |
 //! | `{"synced": true}` | to the supervisor | these were all exits that are kept |
 //! | `{"sync": true}` | to the keeper | reap what has ended, tell of it, then say `synced` again |
 //! | `{"ready": true}` | to the keeper | it listens; start-up has succeeded |
@@ -34,7 +35,7 @@ pub struct KeptExit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Message {
-    /// To the supervisor.
+    /// In either direction.
     Exit(KeptExit),
     /// To the supervisor.
     Synced(bool),

@@ -327,7 +327,8 @@ impl Keeper {
                 }
                 Message::Recorded(key) => drop(self.kept.remove(&key)),
                 Message::Sync(_) => sync = true,
-                Message::Exit(_) | Message::Synced(_) => {}
+                Message::Exit(exit) => drop(self.kept.insert((exit.pid, exit.start_time), exit)),
+                Message::Synced(_) => {}
             }
         }
         sync

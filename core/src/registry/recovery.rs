@@ -10,8 +10,8 @@
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
 //!
-//! An exit is in the journal before it is in its file; before anything else the last one in the journal is put there, should a
-//! supervisor have died between the two.
+//! An exit is in the journal before it is in its file; whoever takes over puts it there, should
+//! a supervisor have died between the two.
 //!
 //! Execs are taken over in the same way, before their container's exit is told. What has no pid file is half made, and
 //! not taken over.

@@ -10,8 +10,7 @@ use brood_launcher::sys::{self, Patience};
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::{Record, Supervisor};
-use crate::journal::JournalEvent;
+use super::Supervisor;
 use crate::registry::{Effect, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
 
 impl Supervisor {
@@ -35,7 +34,10 @@ impl Supervisor {
             }
             Effect::Publish(instance, kind) => self.publish(instance, kind),
             Effect::Remove(instance) => self.remove(instance),
-            Effect::Forget(instance) => drop(self.records.borrow_mut().remove(&instance)),
+            Effect::Forget(instance) => {
+                self.forget_debt(instance);
+                self.records.borrow_mut().remove(&instance);
+            }
             Effect::Reply(ticket, reply) => self.reply(ticket, reply),
         }
     }
@@ -81,18 +83,7 @@ impl Supervisor {
         }
     }
 
-    /// Durable: the journal for everybody, the exit file for whoever comes after us and for the other face. After a crash
-    /// between the two, recovery finds the exit at the end of the journal.
-    fn record_exit(&self, instance: Instance, exit: ExitRecord) {
-        let records = self.records.borrow();
-        let Some(record) = records.get(&instance) else { return };
-        self.append(record, "exit", Some(exit.clone()));
-        if let Err(error) = record.files.dir.write_exit(&exit) {
-            tracing::error!(container = record.files.id, process = record.files.name, %error, "exit file");
-        }
-    }
-
-    fn publish(&self, instance: Instance, kind: EventKind) {
+    fn publish(self: &Rc<Self>, instance: Instance, kind: EventKind) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
         let name = match kind {
@@ -108,17 +99,6 @@ impl Supervisor {
         self.append(record, name, None);
     }
 
-    fn append(&self, record: &Record, kind: &str, exit: Option<ExitRecord>) {
-        let time = exit.as_ref().map_or_else(now_ns, |exit| exit.time_ns);
-        let (id, process) = (record.files.id.clone(), record.files.name.clone());
-        let start_time = exit.as_ref().map(|_| record.start_time);
-        let kind = kind.to_owned();
-        let event = JournalEvent { seq: 0, time, kind, id, process, pid: record.pid, start_time, exit };
-        if let Err(error) = self.journal.borrow_mut().append(event) {
-            tracing::error!(container = record.files.id, process = record.files.name, %error, "journal");
-        }
-    }
-
     /// From here on it is half made.
     fn strike_off(&self, instance: Instance) {
         let records = self.records.borrow();
@@ -128,7 +108,7 @@ impl Supervisor {
         }
     }
 
-    /// Its exit is durable (or nobody's): the zombie may go, and the descriptor with it.
+    /// Its exit is durable, kept by the keeper, or nobody's: the zombie may go, and the descriptor with it.
     fn reap(&self, instance: Instance) {
         let mut records = self.records.borrow_mut();
         let Some(record) = records.get_mut(&instance) else { return };
@@ -141,7 +121,7 @@ impl Supervisor {
         } else {
             let process = PidRecord { pid: record.pid, start_time: record.start_time };
             self.inherited.borrow_mut().told(process);
-            if let Some(keeper) = &self.keeper {
+            if let Some(keeper) = self.keeper.as_ref().filter(|_| !self.owes(process)) {
                 keeper.recorded(record.pid, record.start_time);
             }
         }

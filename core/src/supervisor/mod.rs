@@ -11,7 +11,7 @@
 //!
 //! Reading order: here; `act` for the effects; `launch`, `exec` and `checkpoint` for the way from order to running, `start`
 //! for that from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left;
-//! `resources` and `oom` for limits, figures and memory.
+//! `record` for what is written down of exits and events; `resources` and `oom` for limits, figures and memory.
 
 mod act;
 mod checkpoint;
@@ -19,10 +19,12 @@ mod exec;
 mod hooks;
 mod launch;
 mod oom;
+mod record;
 mod recover;
 mod remove;
 mod resources;
 mod start;
+mod thread;
 
 pub use checkpoint::CheckpointFolder;
 pub use exec::ExecOrder;
@@ -44,6 +46,7 @@ use brood_launcher::state::{
 use rustix::process::Rlimit;
 use tokio::sync::oneshot;
 
+use crate::complaint::Complaint;
 use crate::journal::Journal;
 use crate::keeper::KeeperLink;
 use crate::limits::{BLOCKING_THREADS_MAX, CHECKPOINTS_MAX, HOOK_STARTS_MAX};
@@ -288,6 +291,11 @@ pub struct Supervisor {
     replies: RefCell<HashMap<Ticket, oneshot::Sender<Reply>>>,
     last_ticket: Cell<u64>,
     journal: RefCell<Journal>,
+    /// Exits that are told and could not be written down yet.
+    debts: RefCell<Vec<record::Debt>>,
+    /// A task tries again to write down what is owed.
+    paying: Cell<bool>,
+    unwritten: Complaint,
     exits: Exits,
     zygotes: Rc<Zygotes>,
     keeper: Option<KeeperLink>,
@@ -296,6 +304,7 @@ pub struct Supervisor {
     /// Limits are changed one update at a time.
     updating: tokio::sync::Mutex<()>,
     blocking: tokio::sync::Semaphore,
+    thread: thread::Warmth,
     /// Shared by all that CRIU does.
     criu: tokio::sync::Semaphore,
     hook_starts: tokio::sync::Semaphore,
@@ -334,12 +343,16 @@ impl Supervisor {
             replies: RefCell::default(),
             last_ticket: Cell::new(0),
             journal: journal.into(),
+            debts: RefCell::default(),
+            paying: Cell::new(false),
+            unwritten: Complaint::default(),
             exits: Exits::new(settings.reactor)?,
             zygotes: Zygotes::start(exe, settings.zygotes, settings.container_nofile)?,
             keeper,
             inherited: RefCell::default(),
             oom: oom::OomNotices::new()?,
             updating: tokio::sync::Mutex::new(()),
+            thread: thread::Warmth::default(),
             blocking: tokio::sync::Semaphore::new(BLOCKING_THREADS_MAX),
             criu: tokio::sync::Semaphore::new(CHECKPOINTS_MAX),
             hook_starts: tokio::sync::Semaphore::new(HOOK_STARTS_MAX),
@@ -395,10 +408,16 @@ impl Supervisor {
     /// Runs what may block on another thread; at most [`BLOCKING_THREADS_MAX`] at a time, whatever the runtime allows.
     ///
     /// # Errors
-    /// The runtime is going down.
+    /// No thread can be had, or the runtime is going down.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let _turn = self.blocking.acquire().await.ok();
-        tokio::task::spawn_blocking(work).await.map_err(going_down)
+        self.thread.insist().map_err(|error| {
+            let message = format!("start a thread: {}", error.to_string().to_lowercase());
+            Failure::new(FailureKind::Overloaded, message)
+        })?;
+        let done = tokio::task::spawn_blocking(work).await.map_err(going_down);
+        self.thread.has_worked();
+        done
     }
 
     /// Hands a command to a process to the core. It is handled when this returns, not when the answer is awaited, so that callers
@@ -498,6 +517,7 @@ impl Supervisor {
     pub fn replace_keeper(&self, socket: OwnedFd) {
         if let Some(keeper) = &self.keeper {
             keeper.replace(socket);
+            self.entrust_debts();
         }
     }
 

@@ -5,12 +5,14 @@
 //! folder is removed, and the process killed if it can be told from those that the container has orphaned. A removal that was
 //! noted is gone on with: those of its hooks that did not run to their end have their turn.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use brood_launcher::cgroup::Cgroups;
+use brood_launcher::cgroup::{Cgroups, Host};
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
     is_namespace_init, now_ns, open_process,
@@ -21,11 +23,38 @@ use super::{Files, Record, Supervisor};
 use crate::keeper::{Heard, KeptExit};
 use crate::registry::{Adopted, ContainerRemains, Event, Kept, ProcessCommand, Remains};
 
+/// Exits that the journal tells of.
+struct Journaled {
+    exits: HashMap<PidRecord, ExitRecord>,
+    /// Those whose files are missing, and cannot be written now.
+    unwritten: RefCell<Vec<(ProcessDir, KeptExit)>>,
+}
+
+/// How a process ended, from its file. One that is missing, because an earlier supervisor died between journal and file, or
+/// damaged, is written again from the journal: told once is enough.
+fn exit_of(dir: &ProcessDir, process: PidRecord, journaled: &Journaled) -> Option<ExitRecord> {
+    match dir.read_exit() {
+        Ok(exit) => return Some(exit),
+        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(%error, "exit file; asking the journal, then the keeper"),
+    }
+    let exit = journaled.exits.get(&process)?;
+    if dir.write_exit(exit).is_err() {
+        let exit = KeptExit { pid: process.pid, start_time: process.start_time, exit: exit.clone() };
+        journaled.unwritten.borrow_mut().push((dir.clone(), exit));
+    }
+    Some(exit.clone())
+}
+
 /// What an earlier supervisor left of one process, and the handle of one that lives. Fails when there is no pid file: it
 /// was not cloned, or nobody knows.
-fn remains_of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<(Remains, Option<OwnedFd>), StateError> {
+fn remains_of(
+    dir: &ProcessDir,
+    start_socket: &StartSocket,
+    journaled: &Journaled,
+) -> Result<(Remains, Option<OwnedFd>), StateError> {
     let (process, auto_remove) = dir.read_pid_and_removal()?;
-    let exit = dir.read_exit().ok();
+    let exit = exit_of(dir, process, journaled);
     let pidfd = if exit.is_some() { None } else { open_process(process) };
     let keeper = nix::unistd::getppid().as_raw();
     let of_keeper = ProcStat::read(process.pid).is_some_and(|stat| stat.parent == keeper);
@@ -37,7 +66,7 @@ fn remains_of(dir: &ProcessDir, start_socket: &StartSocket) -> Result<(Remains, 
 type ExecRemains = (String, Remains, Option<OwnedFd>);
 
 /// The execs of a container, and whether there were some that had not been written down; their folders are removed.
-fn execs_of(dir: &ContainerDir, id: &str) -> (Vec<ExecRemains>, bool) {
+fn execs_of(dir: &ContainerDir, id: &str, journaled: &Journaled) -> (Vec<ExecRemains>, bool) {
     let names = dir.execs().unwrap_or_else(|error| {
         tracing::warn!(container = id, %error, "execs are left alone");
         Vec::new()
@@ -45,7 +74,7 @@ fn execs_of(dir: &ContainerDir, id: &str) -> (Vec<ExecRemains>, bool) {
     let all = names.len();
     let found = names.into_iter().filter_map(|name| {
         let exec = dir.process(&name);
-        match remains_of(&exec, &exec.start_socket()) {
+        match remains_of(&exec, &exec.start_socket(), journaled) {
             Ok((remains, pidfd)) => Some((name, remains, pidfd)),
             Err(_) => {
                 tracing::warn!(container = id, process = name, "half made: removed");
@@ -79,48 +108,55 @@ impl Supervisor {
         let by_process: Kept<'_> = kept.iter().map(|kept| (key(kept), &kept.exit)).collect();
         let mut adopted = 0;
         drop(self.sweep());
-        self.complete_last_exit();
+        let journaled = self.journaled();
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
                 Ok(state) if state.manager == Manager::Daemon => {
-                    self.adopt(dir, state.into(), &by_process);
+                    self.adopt(dir, state.into(), &by_process, &journaled);
                     adopted += 1;
                 }
                 Ok(_) => {}
+                Err(error @ StateError::Damaged { .. }) => {
+                    tracing::warn!(container = id, %error, "taken over by its name alone");
+                    let state = self.by_name_alone(id);
+                    self.adopt(dir, state.into(), &by_process, &journaled);
+                    adopted += 1;
+                }
                 Err(error) => tracing::warn!(container = id, %error, "left alone"),
             }
         }
+        journaled.unwritten.take().into_iter().for_each(|(dir, exit)| self.owe(dir, exit));
         if let Some(keeper) = &self.keeper {
             // The others are kept until `Reap` says that they are durable.
-            let nobodys = kept.iter().filter(|kept| self.inherited.borrow().find(key(kept)).is_none());
+            let is_nobodys =
+                |kept: &&KeptExit| self.inherited.borrow().find(key(kept)).is_none() && !self.owes(key(kept));
+            let nobodys = kept.iter().filter(is_nobodys);
             nobodys.for_each(|kept| keeper.recorded(kept.pid, kept.start_time));
             keeper.sync();
         }
         Ok(adopted)
     }
 
-    /// If the earlier supervisor died right after an exit was in the journal, it is put into its file: told once is enough.
-    fn complete_last_exit(&self) {
-        let journal = self.journal.borrow();
-        let Some(event) = journal.last() else { return };
-        let (Some(exit), Some(start_time)) = (&event.exit, event.start_time) else { return };
-        let Ok(dir) = self.settings.root.find(&event.id).map(|container| container.process(&event.process)) else {
-            return;
-        };
-        let is_it = dir.read_pid().is_ok_and(|process| process == PidRecord { pid: event.pid, start_time });
-        if is_it
-            && dir.read_exit().is_err()
-            && let Err(error) = dir.write_exit(exit)
-        {
-            tracing::error!(container = event.id, process = event.process, %error, "exit file");
-        }
+    /// What is known of a container whose `state.json` is damaged.
+    fn by_name_alone(&self, id: String) -> ContainerState {
+        let cgroups = Cgroups::found(Host::find(), |hierarchy| hierarchy.place(self.settings.root.path(), &id, None));
+        ContainerState { id, cgroups, manager: Manager::Daemon, ..ContainerState::default() }
     }
 
-    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: Arc<ContainerState>, kept: &Kept<'_>) {
+    /// The exits that are in the journal.
+    fn journaled(&self) -> Journaled {
+        let journal = self.journal.borrow();
+        let exits = journal.events().filter_map(|event| {
+            Some((PidRecord { pid: event.pid, start_time: event.start_time? }, event.exit.clone()?))
+        });
+        Journaled { exits: exits.collect(), unwritten: RefCell::default() }
+    }
+
+    fn adopt(self: &Rc<Self>, dir: ContainerDir, state: Arc<ContainerState>, kept: &Kept<'_>, journaled: &Journaled) {
         let id = state.id.clone();
         let removing = dir.removal_has_begun();
-        let init = match remains_of(&dir.process(INIT), &dir.start_socket()) {
+        let init = match remains_of(&dir.process(INIT), &dir.start_socket(), journaled) {
             // Nobody was told of it: a launch that failed.
             Ok((init, _)) if removing && init.exit.is_none() => return self.clear_away(dir, state, "half removed"),
             Ok(init) => init,
@@ -128,7 +164,7 @@ impl Supervisor {
         };
         let (init, init_fd) = (Remains { auto_remove: state.auto_remove, ..init.0 }, init.1);
         let leads_namespace = init.lives && is_namespace_init(init.process.pid);
-        let (execs, half_made) = execs_of(&dir, &id);
+        let (execs, half_made) = execs_of(&dir, &id, journaled);
         if half_made && leads_namespace {
             let pids = execs.iter().map(|(_, remains, _)| remains.process.pid);
             end_half_made(&state.cgroups, &pids.chain([init.process.pid]).collect());

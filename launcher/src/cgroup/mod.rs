@@ -166,6 +166,19 @@ impl Cgroups {
         Cgroups { directories: directories.collect(), scope: None }
     }
 
+    /// The directories that are at a container's place, which must be no one else's: where it is not known any more which
+    /// were made for it.
+    #[must_use]
+    pub fn found(host: &Host, place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
+        let directories = host.hierarchies().filter_map(|hierarchy| {
+            let directory = Directory::plan(hierarchy, place(hierarchy));
+            directory.path.is_dir().then(|| Directory { made: Some(directory.path.clone()), ..directory })
+        });
+        let mut directories: Vec<Directory> = directories.collect();
+        directories.sort_by_key(|directory| directory.version == Version::V1);
+        Cgroups { directories, scope: None }
+    }
+
     /// Whether the container goes without.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,0 +1,32 @@
+//! Whether the runtime has a thread for what blocks.
+//!
+//! tokio's `spawn_blocking` panics when it has no thread at all and cannot start one, and that would end the supervisor. With
+//! one that is there already the work waits its turn.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// For so long after its work a thread is there for certain: tokio lets it go after 10 s.
+const WARM: Duration = Duration::from_secs(8);
+
+/// When a thread worked last.
+#[derive(Default)]
+pub(super) struct Warmth(Cell<Option<Instant>>);
+
+impl Warmth {
+    /// Makes sure that a thread is there or can be started.
+    ///
+    /// # Errors
+    /// It cannot: EAGAIN (pthread_create(3)).
+    pub(super) fn insist(&self) -> std::io::Result<()> {
+        if self.0.get().is_some_and(|worked| worked.elapsed() < WARM) {
+            return Ok(());
+        }
+        std::thread::Builder::new().spawn(|| ()).map(|probe| drop(probe.join()))
+    }
+
+    /// A thread has worked just now.
+    pub(super) fn has_worked(&self) {
+        self.0.set(Some(Instant::now()));
+    }
+}

@@ -1,0 +1,178 @@
+//! No descriptors, no processes, no memory left for the daemon: typed errors or a wait, no busy loop, no exit, nothing left
+//! behind, and service as before once the cause is away.
+
+use std::fs;
+use std::path::PathBuf;
+
+use brood_tests::{Daemon, Sandbox, procfs, waiting};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+/// Clock ticks (1/100 s) of processor time that a process has had.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+fn limit_descriptors(pid: i32, limit: u64) -> Rlimit {
+    let limit = Rlimit { current: Some(limit), maximum: None };
+    set_descriptors(pid, limit)
+}
+
+fn set_descriptors(pid: i32, mut limit: Rlimit) -> Rlimit {
+    let pid = Pid::from_raw(pid);
+    if limit.maximum.is_none() {
+        // The hard limit stays: raising it again takes CAP_SYS_RESOURCE.
+        let text = fs::read_to_string(format!("/proc/{}/limits", pid.unwrap().as_raw_nonzero())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        limit.maximum = line.split_whitespace().nth(4).unwrap().parse().ok();
+    }
+    prlimit(pid, Resource::Nofile, limit).expect("a soft limit may be changed")
+}
+
+/// The limit below which so many numbers are free.
+fn limit_with_room(pid: i32, room: usize) -> u64 {
+    let taken: Vec<i32> = procfs::descriptors(pid).into_iter().map(|(number, _)| number).collect();
+    let last = (0..).filter(|number| !taken.contains(number)).nth(room).unwrap();
+    u64::try_from(last).unwrap()
+}
+
+#[test]
+fn without_descriptors_clients_wait_and_the_loop_does_not_spin() {
+    for reactor in brood_tests::daemon::REACTORS {
+        let sandbox = Sandbox::new();
+        let daemon = Daemon::with_reactor(&sandbox, reactor);
+        let supervisor = daemon.supervisor().pid;
+        let before = limit_descriptors(supervisor, 3);
+        let began = ticks(supervisor);
+        // Three seconds, of which the supervisor may work for one third.
+        let host = format!("unix://{}", daemon.socket().display());
+        let brood = brood_tests::binaries::brood();
+        let waits = sandbox.command("timeout").arg("3").arg(brood).args(["--host", &host, "version"]).run();
+        assert_eq!(waits.code(), 124, "{waits}");
+        assert!(ticks(supervisor) - began < 100, "{reactor}: {} ticks", ticks(supervisor) - began);
+        assert!(daemon.log().contains("accept; trying again"), "{}", daemon.log());
+        set_descriptors(supervisor, before);
+        daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+        assert_eq!(daemon.supervisor().pid, supervisor);
+    }
+}
+
+#[test]
+fn wherever_descriptors_run_out_a_launch_is_refused_or_succeeds() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let id = sandbox.id("box");
+    let supervisor = daemon.supervisor().pid;
+    // All that is opened once and for all is open.
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    let mut outcomes = [0; 2];
+    for room in 1..24 {
+        let before = limit_descriptors(supervisor, limit_with_room(supervisor, room));
+        let host = format!("unix://{}", daemon.socket().display());
+        let run = sandbox.command("timeout").args(["--signal", "KILL", "2"]).arg(brood_tests::binaries::brood());
+        let run = run.args(["--host", &host, "run", "-d", "--rm", "--name", &id, "--", "true"]).run();
+        set_descriptors(supervisor, before);
+        match run.code() {
+            0 => outcomes[0] += 1,
+            // It waits to be accepted, or for its descriptors to be; timeout(1) shares the fate of what it kills.
+            137 | -1 => {}
+            _ => {
+                assert!(run.one_line_error().to_lowercase().contains("too many open files"), "room {room}: {run}");
+                outcomes[1] += 1;
+            }
+        }
+        waiting::until("its removal", || sandbox.containers().is_empty().then_some(()));
+        daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+        assert_eq!(daemon.supervisor().pid, supervisor, "room {room}");
+    }
+    assert!(outcomes.iter().all(|&count| count > 0), "{outcomes:?}");
+}
+
+/// A directory in one hierarchy of cgroup v1, for the daemon, until dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(sandbox: &Sandbox, controller: &str) -> Self {
+        let own = brood_tests::cgroups::directory(std::process::id() as i32, controller);
+        let path = own.join(format!("daemon-{}", sandbox.token()));
+        fs::create_dir(&path).expect("a hierarchy of cgroup v1");
+        Self(path)
+    }
+
+    fn daemon<'a>(&self, sandbox: &'a Sandbox, args: &[&str]) -> Daemon<'a> {
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.0.display());
+        Daemon::start_through(sandbox, &["sh", "-c", &script, "sh"], args)
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        fs::write(self.0.join(file), value).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+
+    fn get(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        waiting::holds_within(waiting::PATIENCE, || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn without_processes_a_launch_is_refused() {
+    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new(&sandbox, "pids");
+    let daemon = cgroup.daemon(&sandbox, &["--zygotes", "1"]);
+    let supervisor = daemon.supervisor().pid;
+    let id = sandbox.id("box");
+    let run = || daemon.brood().args(["run", "--rm", "--name", &id, "--", "true"]).run();
+    run().ok();
+    for _ in 0..5 {
+        cgroup.set("pids.max", &cgroup.get("pids.current"));
+        let refused = run().expect(125);
+        assert!(refused.one_line_error().to_lowercase().contains("resource temporarily unavailable"), "{refused}");
+        assert_eq!(sandbox.containers(), Vec::<String>::new());
+        cgroup.set("pids.max", "max");
+        run().ok();
+    }
+    assert_eq!(daemon.supervisor().pid, supervisor);
+}
+
+#[test]
+fn without_threads_a_launch_is_refused() {
+    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new(&sandbox, "pids");
+    let daemon = cgroup.daemon(&sandbox, &["--zygotes", "1", "--reactor", "epoll"]);
+    let supervisor = daemon.supervisor().pid;
+    // Idle threads end after 10 s.
+    let threads = || procfs::status(supervisor, "Threads").unwrap();
+    waiting::until("the end of idle threads", || (threads() == "1").then_some(()));
+    cgroup.set("pids.max", &cgroup.get("pids.current"));
+    let refused = daemon.brood().args(["run", "--rm", "--", "true"]).run().expect(125);
+    assert!(refused.one_line_error().to_lowercase().contains("resource temporarily unavailable"), "{refused}");
+    cgroup.set("pids.max", "max");
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    assert_eq!(daemon.supervisor().pid, supervisor);
+}
+
+#[test]
+fn without_processes_a_dead_zygote_is_replaced_later() {
+    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new(&sandbox, "pids");
+    let daemon = cgroup.daemon(&sandbox, &["--zygotes", "1"]);
+    let supervisor = daemon.supervisor().pid;
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    cgroup.set("pids.max", "1");
+    let zygote = daemon.named("zygote")[0].pid;
+    rustix::process::kill_process(Pid::from_raw(zygote).unwrap(), rustix::process::Signal::KILL).unwrap();
+    waiting::until("a try", || daemon.log().contains("cannot start a zygote").then_some(()));
+    let refused = daemon.brood().args(["run", "--rm", "--name", &id, "--", "true"]).run().expect(125);
+    assert!(refused.one_line_error().contains("zygote"), "{refused}");
+    cgroup.set("pids.max", "max");
+    waiting::until("another zygote", || daemon.named("zygote").first().cloned());
+    daemon.brood().args(["run", "--rm", "--name", &id, "--", "true"]).run().ok();
+    assert_eq!(daemon.supervisor().pid, supervisor);
+}

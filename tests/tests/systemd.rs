@@ -72,7 +72,7 @@ fn a_unit_that_is_there_is_left_alone() {
     if !binaries::oracle() {
         assert!(refused.one_line_error().contains("Unit pre-box.scope was already loaded"), "{refused}");
     }
-    assert_eq!(sandbox.containers(), [first.clone()]);
+    assert_eq!(sandbox.containers(), std::slice::from_ref(&first));
     assert_eq!(systemd.property(&sandbox, "pre-box.scope", "ActiveState"), "active");
     // Nobody keeps it when the container has ended.
     systemd.oci(&sandbox).args(["kill", &first, "KILL"]).run().ok();
@@ -89,25 +89,19 @@ fn a_unit_that_is_there_is_left_alone() {
 fn a_launch_that_fails_leaves_no_unit() {
     let sandbox = Sandbox::new();
     let systemd = Systemd::start(&sandbox);
-    let long = |config: &mut serde_json::Value| config["process"]["args"] = json!(["/nowhere"]);
-    let path = |path: &'static str| move |config: &mut serde_json::Value| config["linux"]["cgroupsPath"] = json!(path);
-    let annotation = |name: &'static str, value: &'static str| {
-        move |config: &mut serde_json::Value| {
-            config["annotations"] = json!({ format!("org.systemd.property.{name}"): value });
-        }
-    };
-    let cases: [(&dyn Fn(&mut serde_json::Value), &str); 6] = [
-        (&long, "/nowhere"),
-        (&path("/a/b"), "linux.cgroupsPath: expected cgroupsPath to be of format"),
-        (&path("a--b.slice:c:d"), "invalid slice name:"),
-        (&annotation("NoSuchThing", "5"), "Cannot set property NoSuchThing, or unknown property."),
-        (&annotation("TasksMax", "many"), "annotation org.systemd.property.TasksMax:"),
-        (&annotation("tasks", "5"), "annotation org.systemd.property.tasks: is no name of a property"),
-    ];
-    for (change, words) in cases {
+    let annotation = |name: &str, value: &str| json!({ format!("org.systemd.property.{name}"): value });
+    for (at, value, words) in [
+        ("/process/args", json!(["/nowhere"]), "/nowhere"),
+        ("/linux/cgroupsPath", json!("/a/b"), "linux.cgroupsPath: expected cgroupsPath to be of format"),
+        ("/linux/cgroupsPath", json!("a--b.slice:c:d"), "invalid slice name:"),
+        ("/annotations", annotation("NoSuchThing", "5"), "Cannot set property NoSuchThing, or unknown property."),
+        ("/annotations", annotation("TasksMax", "many"), "annotation org.systemd.property.TasksMax:"),
+        ("/annotations", annotation("tasks", "5"), "annotation org.systemd.property.tasks: is no name of a property"),
+    ] {
         let mut bundle = Bundle::busybox(&sandbox, &format!("bundle{}", words.len()));
         bundle.config["linux"]["cgroupsPath"] = json!("brood-test.slice:pre:box");
-        change(&mut bundle.config);
+        bundle.config["annotations"] = json!({});
+        *bundle.config.pointer_mut(at).expect("a field") = value;
         bundle.write();
         let output = systemd.oci(&sandbox).args(["run", "--bundle"]).arg(bundle.path()).arg(sandbox.id("box")).run();
         assert_ne!(output.code(), 0, "{words}: {output}");

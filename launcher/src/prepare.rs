@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::pipe::PipeFlags;
 
-use crate::cgroup::{CgroupError, Cgroups, Entrance, Host, LimitError, Limits};
+use crate::cgroup::{Anchor, CgroupError, Cgroups, Entrance, Host, LimitError, Limits, ScopeOrder, StartError};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::plan::{self, BuildOptions, Io, Launch, PlanError};
 use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
@@ -31,6 +31,9 @@ pub enum PrepareError {
     /// The cgroup.
     #[error("linux.cgroupsPath: {0}")]
     Cgroup(#[from] CgroupError),
+    /// The cgroup, by way of systemd.
+    #[error(transparent)]
+    Scope(#[from] StartError),
     /// The host has no place for the cgroup that the configuration asks for.
     #[error("config.json: linux.cgroupsPath: the host has no writable cgroup hierarchy")]
     NoCgroup,
@@ -64,6 +67,17 @@ pub enum Source {
     },
 }
 
+/// Who makes a container's cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupManager {
+    /// Nobody: it has none.
+    Nobody,
+    /// We do, as directories.
+    Ourselves,
+    /// systemd, as a scope. Who asks it is a process with a single thread.
+    Systemd,
+}
+
 /// A container to be prepared.
 #[derive(Debug)]
 pub struct Order {
@@ -83,8 +97,8 @@ pub struct Order {
     pub ignore_unsupported: bool,
     /// For the state file.
     pub auto_remove: bool,
-    /// Whether it gets a cgroup of its own.
-    pub cgroup: bool,
+    /// Whether it gets a cgroup of its own, and by whom.
+    pub cgroup: CgroupManager,
     /// Without pivot_root(2), for hosts whose root is the initramfs.
     pub no_pivot: bool,
     /// Whether it gets a session keyring of its own.
@@ -118,6 +132,8 @@ pub struct Reserved {
     dir: ContainerDir,
     /// Made for it.
     cgroups: Cgroups,
+    /// Keeps an empty scope from ending.
+    anchor: Option<Anchor>,
     kept: bool,
 }
 
@@ -136,6 +152,11 @@ impl Reserved {
         self.dir.process(INIT).record_pid(pid, false)
     }
 
+    /// Its process is in its cgroup, and nobody else has to be.
+    pub fn let_anchor_go(&mut self) {
+        self.anchor = None;
+    }
+
     /// The container exists now: from here on `delete` is what removes it.
     #[must_use]
     pub fn keep(mut self) -> ContainerDir {
@@ -146,6 +167,7 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
+        self.anchor = None;
         if !self.kept {
             // An unborn container's cgroups are empty, so nothing is killed and nothing waits, unless a launch was given up
             // so late that there is a child, which is being killed.
@@ -203,11 +225,15 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
     if let Some(process) = spec.process_mut().as_mut().filter(|_| !order.env.is_empty()) {
         process.env_mut().get_or_insert_default().append(&mut order.env);
     }
-    let (mut limits, mut cgroups) = (Limits::default(), Cgroups::default());
-    if order.cgroup {
-        let host = Host::find();
+    let (mut limits, mut cgroups, mut scope) = (Limits::default(), Cgroups::default(), None);
+    let host = if order.cgroup == CgroupManager::Systemd { Host::whole() } else { Host::find() };
+    if order.cgroup != CgroupManager::Nobody {
         limits = limits_of(&spec, host, order.ignore_unsupported, &mut notes)?;
-        cgroups = places(root, &order.id, &spec, host, &limits)?;
+    }
+    match order.cgroup {
+        CgroupManager::Nobody => {}
+        CgroupManager::Ourselves => cgroups = places(root, &order.id, &spec, host, &limits)?,
+        CgroupManager::Systemd => scope = Some(scope_of(&spec, &order.id)?),
     }
     let mut state = ContainerState {
         oci_version: spec.version().clone(),
@@ -228,9 +254,17 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         id: std::mem::take(&mut order.id),
     };
     let dir = root.reserve(&state)?;
-    let mut reserved = Reserved { dir, cgroups: Cgroups::default(), kept: false };
+    let mut reserved = Reserved { dir, cgroups: Cgroups::default(), anchor: None, kept: false };
     let planned = state.cgroups.clone();
-    state.cgroups.make()?;
+    match scope {
+        None => state.cgroups.make()?,
+        Some(scope) => {
+            // Should we be killed before it is written down, it ends by itself: nobody is in it.
+            let started = state.cgroups.start_scope(scope, host, &limits);
+            reserved.cgroups.clone_from(&state.cgroups);
+            reserved.anchor = Some(started?);
+        }
+    }
     reserved.cgroups.clone_from(&state.cgroups);
     if state.cgroups != planned {
         reserved.dir.write_state(&state)?;
@@ -261,7 +295,7 @@ pub fn prepare(
     let Reservation { spec, bundle, state, kept, notes, reserved, few_processes, entrance, order } = reservation;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
-    let without_cgroup = order.cgroup && state.cgroups.is_empty();
+    let without_cgroup = order.cgroup != CgroupManager::Nobody && state.cgroups.is_empty();
     let mut launch = plan::build(
         &spec,
         BuildOptions {
@@ -340,6 +374,14 @@ fn places(root: &StateRoot, id: &str, spec: &Spec, host: &Host, limits: &Limits)
     let wanted = wanted.filter(|path| !path.as_os_str().is_empty());
     let cgroups = Cgroups::plan(host, &limits.controllers(), |hierarchy| hierarchy.place(root.path(), id, wanted));
     if wanted.is_some() && cgroups.is_empty() { Err(PrepareError::NoCgroup) } else { Ok(cgroups) }
+}
+
+/// The scope that the configuration asks for.
+fn scope_of(spec: &Spec, id: &str) -> Result<ScopeOrder, StartError> {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let path = path.unwrap_or(Path::new("")).to_string_lossy();
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    Ok(ScopeOrder::new(&path, id, &annotations)?)
 }
 
 /// A limit on processes that the child itself is to write: the open file, and the text.

@@ -44,6 +44,7 @@ pub mod redis;
 pub mod resp;
 pub mod sandbox;
 pub mod spdx;
+pub mod systemd;
 pub mod terminal;
 pub mod waiting;
 pub mod wire;

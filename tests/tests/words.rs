@@ -132,7 +132,7 @@ fn globals_in_every_form() {
         let state = container.oci(&["state", &container.id, "--log", log, "--log-format", "json"]).run();
         fails(&state, &["container does not exist"]);
         let systemd = container.oci(&["--systemd-cgroup", "create", "--bundle"]).arg(container.bundle.path());
-        fails(&systemd.arg(&container.id).run(), &["systemd cgroup driver is not supported"]);
+        fails(&systemd.arg(&container.id).run(), &["systemd is not running: /run/systemd/private"]);
         for root in ["", "/"] {
             fails(&container.oci(&["--root", root, "list"]).run(), &["--root"]);
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use brood_launcher::hooks::{List, Point};
 use brood_launcher::plan::{Io, Plan, Stdio};
-use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
+use brood_launcher::prepare::{self, CgroupManager, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
@@ -44,7 +44,7 @@ impl Order {
         let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported, checkpoint: _ } = self;
         // A daemon's containers outlive it; those of a single command end with it.
         let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
-        let (park, cgroup) = (!start, true);
+        let (park, cgroup) = (!start, CgroupManager::Ourselves);
         let order = prepare::Order {
             id,
             source,
@@ -261,7 +261,9 @@ pub(super) fn prepare_failure(error: PrepareError) -> Failure {
             FailureKind::InvalidConfig
         }
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
-        PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Pipe(_) => FailureKind::Internal,
+        PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Scope(_) | PrepareError::Pipe(_) => {
+            FailureKind::Internal
+        }
     };
     Failure::new(kind, error.to_string())
 }

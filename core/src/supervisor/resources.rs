@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brood_launcher::cgroup::{Cgroups, ChangeError, Host, Stats};
+use brood_launcher::cgroup::{Cgroups, ChangeError, Stats};
 use brood_launcher::config::check_resources;
 use brood_launcher::state::{ExitRecord, Status, now_ns};
 use serde_json::Value;
@@ -28,9 +28,10 @@ impl Supervisor {
         let ContainerFiles { dir, state } = self.live_container(instance, "limit")?;
         let change = move || {
             let mut state = Arc::unwrap_or_clone(state);
-            let grown = state.cgroups.change(&resources, Host::find()).map_err(|error| match error {
+            let grown = state.cgroups.change(&resources).map_err(|error| match error {
                 ChangeError::Limit(error) => invalid(&error),
                 ChangeError::Cgroup(error) => internal(&error.to_string()),
+                ChangeError::Scope(error) => internal(&error.to_string()),
             })?;
             if grown {
                 dir.write_state(&state).map_err(|error| internal(&error.to_string()))?;

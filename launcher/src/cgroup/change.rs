@@ -11,7 +11,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 
 use super::directory::processes;
-use super::{CgroupError, Cgroups, Directory, Host, LimitError, Limits, Version, failed};
+use super::{CgroupError, Cgroups, Directory, Host, LimitError, Limits, ScopeError, Version, failed};
 
 /// How often processes are listed anew and moved: whoever forks meanwhile leaves its child behind.
 const ROUNDS: usize = 100;
@@ -28,6 +28,9 @@ pub enum ChangeError {
     /// A directory that the container had not, or moving its processes there.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// systemd, of whose units the container is one.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
 }
 
 impl Cgroups {
@@ -35,7 +38,8 @@ impl Cgroups {
     ///
     /// # Errors
     /// The first limit that is refused.
-    pub fn change(&mut self, resources: &LinuxResources, host: &Host) -> Result<bool, ChangeError> {
+    pub fn change(&mut self, resources: &LinuxResources) -> Result<bool, ChangeError> {
+        let host = self.host();
         let mut resources = resources.clone();
         self.complete(&mut resources, host);
         let mut limits = Limits::of(&resources, host)?;
@@ -57,6 +61,15 @@ impl Cgroups {
             former.restore(&larger)?;
             remove(&larger.directories[had..]);
             return Err(error.into());
+        }
+        if let Some(scope) = &self.scope
+            && let Err(error) = scope
+                .set(&limits)
+                .map_err(ChangeError::from)
+                .and_then(|()| limits.apply(&larger).map_err(ChangeError::from))
+        {
+            former.restore(&larger)?;
+            return Err(error);
         }
         *self = larger;
         Ok(grown)
@@ -95,7 +108,10 @@ impl Cgroups {
             }
             let Some(hierarchy) = host.with(controller) else { continue };
             let Some(path) = self.directories.iter().find_map(|known| host.beside(known, hierarchy)) else { continue };
-            larger.directories.push(Directory::plan(hierarchy, path));
+            // One that is there without the controller does not get it by being made again.
+            if !larger.directories.iter().any(|known| known.path == path) {
+                larger.directories.push(Directory::plan(hierarchy, path));
+            }
         }
         larger
     }

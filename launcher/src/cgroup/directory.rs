@@ -47,6 +47,23 @@ impl Directory {
         if self.made.is_none() { self.insist_unused() } else { Ok(()) }
     }
 
+    /// Takes over one that systemd has made for the container.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn adopt(&mut self) -> Result<(), CgroupError> {
+        self.made = Some(self.path.clone());
+        self.hand_down()?;
+        if self.version == Version::V1 {
+            return Ok(());
+        }
+        // Those that systemd does not know (hugetlb) have been handed down as far as we may.
+        let text = fs::read_to_string(self.path.join("cgroup.controllers"));
+        let text = text.map_err(failed(&self.path, "read cgroup.controllers"))?;
+        self.controllers = text.split_whitespace().map(str::to_owned).collect();
+        Ok(())
+    }
+
     /// Whether this is where a controller's files are.
     #[must_use]
     pub fn has(&self, controller: &str) -> bool {

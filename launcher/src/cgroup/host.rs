@@ -43,6 +43,25 @@ impl Host {
         })
     }
 
+    /// The same from the roots of the hierarchies, where somebody else (systemd) acts for us: whether we may write there
+    /// does not matter. Once per process.
+    #[must_use]
+    pub fn whole() -> &'static Host {
+        static FOUND: OnceLock<Host> = OnceLock::new();
+        FOUND.get_or_init(|| {
+            let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+            let mut host = Host::parse(&read(Path::new("/proc/self/mountinfo")), &read(Path::new("/proc/self/cgroup")));
+            for hierarchy in &mut host.hierarchies {
+                hierarchy.base.clone_from(&hierarchy.mount_point);
+                if hierarchy.version == Version::V2 {
+                    let controllers = read(&hierarchy.mount_point.join("cgroup.controllers"));
+                    hierarchy.controllers = controllers.split_whitespace().map(str::to_owned).collect();
+                }
+            }
+            host
+        })
+    }
+
     /// From `/proc/self/mountinfo` and `/proc/self/cgroup` (proc_pid_mountinfo(5), cgroups(7)).
     pub(super) fn parse(mountinfo: &str, own: &str) -> Host {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
@@ -83,6 +102,11 @@ impl Host {
     #[must_use]
     pub fn unified(&self) -> Option<&Hierarchy> {
         self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2)
+    }
+
+    /// Whether there is nothing but cgroup v2.
+    pub(super) fn is_v2_only(&self) -> bool {
+        self.hierarchies.iter().all(|hierarchy| hierarchy.version == Version::V2)
     }
 
     /// Where a container's cgroup goes that is `known` in another hierarchy: the same path from our own cgroup, or else from

@@ -111,12 +111,15 @@ impl Limits {
         self.settings.iter().map(|setting| setting.controller.as_str()).collect()
     }
 
+    /// Files and their values.
+    #[cfg(feature = "systemd")]
+    pub(super) fn settings(&self) -> impl Iterator<Item = &Setting> {
+        self.settings.iter()
+    }
+
     /// Takes out a limit on processes that would get into the way of the container's start; for the child to write, last.
     pub fn take_few_processes(&mut self) -> Option<Setting> {
-        let few = |setting: &Setting| {
-            setting.field == "pids.limit" && setting.value.parse().is_ok_and(|limit: u64| limit < FEW_PROCESSES)
-        };
-        self.settings.iter().position(few).map(|at| self.settings.remove(at))
+        self.settings.iter().position(Setting::is_few_processes).map(|at| self.settings.remove(at))
     }
 
     /// Takes out what the container has anyway where nobody ever limited it.
@@ -232,6 +235,11 @@ struct Refused {
 }
 
 impl Setting {
+    /// Whether it would get into the way of the container's start.
+    pub(super) fn is_few_processes(&self) -> bool {
+        self.field == "pids.limit" && self.value.parse().is_ok_and(|limit: u64| limit < FEW_PROCESSES)
+    }
+
     /// Opens the file for somebody else to write.
     ///
     /// # Errors

@@ -12,6 +12,8 @@
 //! without. On v1 the child itself enters, by writing `0` to `tasks` before anything else: a single thread that moves itself
 //! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
 //!
+//! With systemd as the host's manager of cgroups, the directories may be those of a unit that it makes: `systemd/`.
+//!
 //! Reading order: `host` (which hierarchies there are), `directory` (one directory's life), `members` (listed, frozen, killed),
 //! `settings` (what `linux.resources` means in files), `limits` (writing them), `change`
 //! (while it runs), `stats` (what the container uses).
@@ -24,6 +26,7 @@ mod limits;
 mod members;
 mod settings;
 pub mod stats;
+mod systemd;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +42,9 @@ pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
 pub use stats::{OomWatch, Stats};
+use systemd::Scope;
+pub(crate) use systemd::ScopeOrder;
+pub use systemd::{Anchor, SUPPORTED as SYSTEMD_SUPPORTED, ScopeError};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +53,17 @@ pub struct CgroupError {
     path: PathBuf,
     operation: String,
     source: std::io::Error,
+}
+
+/// A scope was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// systemd did not do it.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// A directory beside those of systemd.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
 }
 
 fn failed<'a>(path: &'a Path, operation: &'a str) -> impl FnOnce(std::io::Error) -> CgroupError + 'a {
@@ -65,10 +82,38 @@ pub enum Version {
 
 /// The cgroups of one container, as its state file keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "Written", into = "Written")]
 pub struct Cgroups {
     /// Cgroup v2's first.
     directories: Vec<Directory>,
+    /// The unit of systemd's whose directories these are.
+    scope: Option<Scope>,
+}
+
+/// A list alone, or with the unit that it belongs to.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Ours(Vec<Directory>),
+    Systemds { scope: Scope, directories: Vec<Directory> },
+}
+
+impl From<Written> for Cgroups {
+    fn from(written: Written) -> Cgroups {
+        match written {
+            Written::Ours(directories) => Cgroups { directories, scope: None },
+            Written::Systemds { scope, directories } => Cgroups { directories, scope: Some(scope) },
+        }
+    }
+}
+
+impl From<Cgroups> for Written {
+    fn from(Cgroups { directories, scope }: Cgroups) -> Written {
+        match scope {
+            None => Written::Ours(directories),
+            Some(scope) => Written::Systemds { scope, directories },
+        }
+    }
 }
 
 /// A container's cgroup in one hierarchy.
@@ -118,7 +163,7 @@ impl Cgroups {
         });
         let directories =
             host.unified().into_iter().chain(v1).map(|hierarchy| Directory::plan(hierarchy, place(hierarchy)));
-        Cgroups { directories: directories.collect() }
+        Cgroups { directories: directories.collect(), scope: None }
     }
 
     /// The directories that are at a container's place, which must be no one else's: where it is not known any more which
@@ -131,7 +176,7 @@ impl Cgroups {
         });
         let mut directories: Vec<Directory> = directories.collect();
         directories.sort_by_key(|directory| directory.version == Version::V1);
-        Cgroups { directories }
+        Cgroups { directories, scope: None }
     }
 
     /// Whether the container goes without.
@@ -172,6 +217,38 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+
+    /// Starts a scope, with its limits. It is nobody's before: a unit of that name may be another container's. On cgroup v1 systemd does not have a directory in every hierarchy that a container
+    /// needs; there we make one of the same name. The anchor has to live until the container's process is in there.
+    ///
+    /// # Errors
+    /// systemd refuses, or a directory cannot be made; [`Cgroups::kill_and_remove`] undoes the rest.
+    pub(crate) fn start_scope(
+        &mut self,
+        order: ScopeOrder,
+        host: &Host,
+        limits: &Limits,
+    ) -> Result<Anchor, StartError> {
+        let scope = order.scope();
+        let (path, anchor) = order.start(limits, !host.is_v2_only())?;
+        self.scope = Some(scope);
+        let path = path.strip_prefix("/").unwrap_or(&path);
+        let mut planned = Cgroups::plan(host, &limits.controllers(), |hierarchy| hierarchy.mount_point.join(path));
+        let named =
+            host.hierarchies().filter(|hierarchy| hierarchy.version == Version::V1 && hierarchy.controllers.is_empty());
+        let named = named.map(|hierarchy| Directory::plan(hierarchy, hierarchy.mount_point.join(path)));
+        planned.directories.extend(named.filter(|directory| directory.made.is_none()));
+        self.directories = planned.directories;
+        for directory in &mut self.directories {
+            if directory.made.is_none() { directory.adopt()? } else { directory.make()? }
+        }
+        Ok(anchor)
+    }
+
+    /// The hierarchies in which limits of a container are looked for.
+    fn host(&self) -> &'static Host {
+        if self.scope.is_some() { Host::whole() } else { Host::find() }
     }
 
     /// Opens them for a process to enter.
@@ -246,6 +323,12 @@ impl Cgroups {
         if !left.is_empty() {
             self.kill()?;
         }
-        left.into_iter().try_for_each(|directory| directory.clear(deadline))
+        left.into_iter().try_for_each(|directory| directory.clear(deadline))?;
+        match &self.scope {
+            Some(scope) => scope
+                .stop()
+                .map_err(|error| failed(Path::new(&scope.unit), "stop the unit")(std::io::Error::other(error))),
+            None => Ok(()),
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use brood_launcher::cgroup::SYSTEMD_SUPPORTED;
 use brood_launcher::checkpoint::CRIU_CONFIG_ANNOTATION;
 use brood_launcher::config;
 use brood_launcher::plan::known_mount_options;
@@ -91,8 +92,8 @@ fn document() -> Value {
             "cgroup": {
                 "v1": false,
                 "v2": accepts_linux("resources", json!({ "memory": { "limit": 1 } })),
-                "systemd": false,
-                "systemdUser": false,
+                "systemd": SYSTEMD_SUPPORTED,
+                "systemdUser": SYSTEMD_SUPPORTED,
                 "rdma": accepts_linux("resources", json!({ "rdma": { "mlx5_1": { "hcaHandles": 1 } } })),
             },
             "seccomp": seccomp_features(),

@@ -173,11 +173,13 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
     for note in &prepared.notes {
         runtime.messages.warning(note);
     }
-    let Prepared { mut launch, status, reserved, kept, state, .. } = prepared;
+    let Prepared { mut launch, status, mut reserved, kept, state, .. } = prepared;
     console.fit(&mut launch.plan);
     let launching = Launching { launch, status, pidfd_socket, hooks: Some((kept, state)), messages: &runtime.messages };
-    let started = launching
-        .run_with(args.pid_file.as_deref(), |pid| reserved.record_pid(pid).map(drop).map_err(anyhow::Error::from));
+    let started = launching.run_with(args.pid_file.as_deref(), |pid| {
+        reserved.let_anchor_go();
+        Ok(reserved.record_pid(pid).map(drop)?)
+    });
     let spawned = match started {
         Ok(spawned) => spawned,
         Err(error) => {

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use brood_launcher::prepare::CgroupManager;
 use brood_launcher::rootless::{self, HostIds};
 use brood_launcher::seal::SealedExe;
 use brood_launcher::state::StateRoot;
@@ -56,12 +57,12 @@ struct Cli {
     /// Write debug messages too
     #[arg(long, global = true, help_heading = "Global options")]
     debug: bool,
-    /// Cgroups by way of systemd (no container can be made that way yet)
+    /// Cgroups by way of systemd: each container is a scope, as linux.cgroupsPath says (slice:prefix:name)
     #[arg(long, global = true, help_heading = "Global options")]
     systemd_cgroup: bool,
     /// How cgroups are managed
     #[arg(long, global = true, help_heading = "Global options", value_enum, default_value = "cgroupfs")]
-    cgroup_manager: CgroupManager,
+    cgroup_manager: ManagerName,
     /// Ignore errors that an ordinary user cannot avoid
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", ignore_case = true)]
     rootless: Rootless,
@@ -73,7 +74,7 @@ struct Cli {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum CgroupManager {
+enum ManagerName {
     Cgroupfs,
     Systemd,
     Disabled,
@@ -185,11 +186,15 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         Command::Version => return documents::version(),
         _ => {}
     }
-    let makes_cgroup = matches!(command, Command::Create(_) | Command::Run(_) | Command::Restore(_));
-    let by_systemd = cli.systemd_cgroup || cli.cgroup_manager == CgroupManager::Systemd;
+    let cgroups = match cli.cgroup_manager {
+        _ if cli.systemd_cgroup => CgroupManager::Systemd,
+        ManagerName::Systemd => CgroupManager::Systemd,
+        ManagerName::Cgroupfs => CgroupManager::Ourselves,
+        ManagerName::Disabled => CgroupManager::Nobody,
+    };
     anyhow::ensure!(
-        !(makes_cgroup && by_systemd),
-        "the systemd cgroup driver is not supported yet: leave --systemd-cgroup out"
+        !(matches!(command, Command::Restore(_)) && cgroups == CgroupManager::Systemd),
+        "restore is not supported with the systemd cgroup driver: leave --systemd-cgroup out"
     );
     if matches!(command, Command::List(_))
         && let Some(root) = &cli.root
@@ -206,7 +211,7 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
     }
     let root = StateRoot::open(&path).context("state directory")?;
     anyhow::ensure!(root.path() != Path::new("/"), "--root must not be /");
-    let runtime = Runtime { root, messages, cgroups: cli.cgroup_manager != CgroupManager::Disabled };
+    let runtime = Runtime { root, messages, cgroups };
     match command {
         Command::Create(args) => launch::create(&runtime, args),
         Command::Run(args) => launch::run(&runtime, args),

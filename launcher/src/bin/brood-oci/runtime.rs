@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use brood_launcher::config::{IdError, check_id};
+use brood_launcher::prepare::CgroupManager;
 use brood_launcher::state::{ContainerDir, StateError, StateRoot};
 use regex::Regex;
 
@@ -11,8 +12,8 @@ use crate::messages::Messages;
 pub struct Runtime {
     pub root: StateRoot,
     pub messages: Messages,
-    /// False with `--cgroup-manager disabled`.
-    pub cgroups: bool,
+    /// Who makes the cgroups of new containers.
+    pub cgroups: CgroupManager,
 }
 
 /// There is no such container, or could be none.

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use brood_launcher::amount::bytes;
-use brood_launcher::cgroup::Host;
 use brood_launcher::config::{check_resources, parse_value};
 use brood_launcher::state::{Manager, Status};
 use clap::Args;
@@ -99,7 +98,7 @@ pub fn update(runtime: &Runtime, args: &UpdateArgs) -> anyhow::Result<ExitCode> 
     ensure!(dir.status() != Status::Stopped, "container not running");
     let mut state = dir.read_state()?;
     state.cgroups = own_cgroups(&dir, &args.id, "limit it")?;
-    if state.cgroups.change(&resources, Host::find())? {
+    if state.cgroups.change(&resources)? {
         let daemons = state.manager == Manager::Daemon && runtime.root.has_daemon();
         dir.write_state(&state)?;
         if daemons {

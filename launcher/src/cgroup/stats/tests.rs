@@ -84,7 +84,7 @@ fn what_is_gone_or_was_never_there_has_no_figures() {
         controllers: vec!["memory".into()],
         made: None,
     };
-    let cgroups = Cgroups { directories: vec![gone] };
+    let cgroups = Cgroups { directories: vec![gone], scope: None };
     assert_eq!(cgroups.stats(), Stats::default());
     assert_eq!((cgroups.oom_kills(), cgroups.memory_peak()), (None, None));
 }

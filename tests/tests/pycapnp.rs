@@ -13,20 +13,30 @@ use std::thread;
 use brood_tests::{Bundle, Cmd, Daemon, Sandbox, binaries, waiting};
 use serde_json::{Value, json};
 
+/// Today's schema, below the repository.
+const SCHEMA: &str = "schema/brood.capnp";
+
 /// The client with its command line up to the socket.
 fn client(sandbox: &Sandbox, socket: &Path) -> Cmd {
+    client_of(SCHEMA, sandbox, socket)
+}
+
+/// One that was made with another schema.
+fn client_of(schema: &str, sandbox: &Sandbox, socket: &Path) -> Cmd {
     let repository = binaries::repository();
-    sandbox
-        .command(python())
-        .arg(repository.join("tests/clients/brood_client.py"))
-        .arg(repository.join("schema/brood.capnp"))
-        .arg(socket)
+    let program = repository.join("tests/clients/brood_client.py");
+    sandbox.command(python()).arg(program).arg(repository.join(schema)).arg(socket)
 }
 
 /// Runs the client and gives what it printed.
 #[track_caller]
 fn ask(sandbox: &Sandbox, daemon: &Daemon, command: &str, args: &[&str]) -> Value {
-    let text = client(sandbox, &daemon.socket()).arg(command).args(args).run().ok();
+    ask_with(SCHEMA, sandbox, daemon, command, args)
+}
+
+#[track_caller]
+fn ask_with(schema: &str, sandbox: &Sandbox, daemon: &Daemon, command: &str, args: &[&str]) -> Value {
+    let text = client_of(schema, sandbox, &daemon.socket()).arg(command).args(args).run().ok();
     serde_json::from_str(&text).expect("the client prints JSON")
 }
 
@@ -197,6 +207,34 @@ fn execs_with_captured_output() {
     assert_eq!((&reply["missing"]["kind"], &reply["missing"]["exitStatus"]), (&json!("setupFailed"), &json!(127)));
     assert_eq!(reply["tooMuch"]["failure"]["kind"], "invalidRequest");
     assert_eq!(reply["left"], json!(["init"]));
+    assert_eq!(sandbox.containers(), Vec::<String>::new());
+}
+
+/// What the schemas promise one another is in schema/tests/evolution.rs; this is a daemon that keeps it.
+#[test]
+fn clients_of_earlier_apis_see_no_difference() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let quick = bundle(&sandbox, "echo out; exit 7");
+    let mut long = Bundle::busybox(&sandbox, "long");
+    long.sh("sleep 1000");
+    long.write();
+    for api in ["tests/clients/schemas/api-1.capnp", "tests/clients/schemas/api-2.capnp"] {
+        let id = sandbox.id(api.trim_start_matches("tests/clients/schemas/").trim_end_matches(".capnp"));
+        let ask = |command: &str, args: &[&str]| ask_with(api, &sandbox, &daemon, command, args);
+        assert_eq!(ask("version", &[])["root"], json!(sandbox.root()), "{api}");
+        let life = ask("life", &[path(&long), &id]);
+        assert_eq!(life["steps"], json!(["ok", "created", "ok", "running", "ok", "stopped", "ok"]), "{api}");
+        assert_eq!((&life["status"], &life["found"]["labels"]), (&json!(137), &json!({ "colour": "brown" })), "{api}");
+        assert_eq!(ask("run", &[path(&quick)]), json!({ "status": 7, "stdout": "out\n", "stderr": "" }), "{api}");
+        assert_eq!(ask("failures", &[path(&quick), &id])["missing"]["kind"], "notFound", "{api}");
+        let exec = ask("exec", &[path(&long), &id]);
+        assert_eq!(exec["steps"], json!(["ok", "created", "ok", 5, "stopped", "ok"]), "{api}");
+        assert_eq!(ask("exec_sync", &[path(&long), &id])["whole"]["stdout"], "out\n", "{api}");
+        let told = ask("events", &[&id]);
+        assert_eq!(told["events"][2]["type"], "exit", "{api}");
+        assert_eq!(told["events"][2]["status"], 137, "{api}");
+    }
     assert_eq!(sandbox.containers(), Vec::<String>::new());
 }
 

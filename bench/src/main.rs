@@ -21,6 +21,7 @@ mod scale;
 mod seccomp;
 mod session;
 mod shuffle;
+mod soak;
 mod stats;
 mod throughput;
 
@@ -48,6 +49,8 @@ enum Command {
     Idle(idle::Options),
     /// What changes as a node fills with idle containers
     Scale(scale::Options),
+    /// Many containers one after the other, and whether anything is left of them
+    Soak(soak::Options),
     /// Time to compile and to install docker's default seccomp profile
     Seccomp(seccomp::Options),
     /// Time to put device rules in force on cgroup v2 and v1
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Exec(options) => exec::run(&options),
         Command::Idle(options) => idle::run(&options),
         Command::Scale(options) => scale::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Seccomp(options) => seccomp::run(&options),
         Command::Devices(options) => devices::run(&options),
     };

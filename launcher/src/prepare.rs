@@ -251,6 +251,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         manager: order.manager,
         auto_remove: order.auto_remove,
         embedded_in: (order.manager == Manager::Embedded).then(own_record),
+        creator: (order.manager == Manager::Caller).then(own_record),
         id: std::mem::take(&mut order.id),
     };
     let dir = root.reserve(&state)?;

@@ -104,6 +104,7 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
         assert_eq!(outcome, Outcome::Parked);
         names.extend(exec_into(&spec, &spawned));
         let mut reader = ReportReader::default();
+        dir.start_socket().announce().unwrap();
         reader.read_to_end(&dir.start_socket().connect().unwrap()).unwrap();
         outcome = reader.finish_start();
     }

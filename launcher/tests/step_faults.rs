@@ -135,6 +135,7 @@ impl World<'_> {
                     drop(fds);
                     let mut report = read(&rich.status);
                     if report == Some(Report::Ready) {
+                        self.dir.start_socket().announce().unwrap();
                         report = read(&self.dir.start_socket().connect().unwrap());
                     }
                     drop(rich.console);

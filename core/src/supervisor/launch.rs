@@ -89,13 +89,24 @@ impl Supervisor {
             }
         });
         let event = match cloned.await.flatten() {
-            Ok(cloned) => match self.set_up(cloned, deadline).await {
-                Ok(parked) => Event::SetUp { parked },
-                Err(failure) => Event::SetUpFailed(failure),
-            },
+            Ok(cloned) => {
+                match self.set_up(cloned, deadline).await.and_then(|parked| self.announce(instance, parked)) {
+                    Ok(parked) => Event::SetUp { parked },
+                    Err(failure) => Event::SetUpFailed(failure),
+                }
+            }
             Err(failure) => Event::NotCloned(failure),
         };
         self.event(instance, event);
+    }
+
+    /// A parked child can be found by whoever starts it.
+    fn announce(&self, instance: Instance, parked: bool) -> Result<bool, Failure> {
+        let socket = self.records.borrow().get(&instance).map(|record| record.files.start_socket.clone());
+        match socket.filter(|_| parked).map_or(Ok(()), |socket| socket.announce()) {
+            Ok(()) => Ok(parked),
+            Err(error) => Err(internal(&error.to_string())),
+        }
     }
 
     /// Waits until the child is parked (true) or its program runs, and runs the hooks that come before that.

@@ -58,7 +58,12 @@ fn remains_of(
     let pidfd = if exit.is_some() { None } else { open_process(process) };
     let keeper = nix::unistd::getppid().as_raw();
     let of_keeper = ProcStat::read(process.pid).is_some_and(|stat| stat.parent == keeper);
-    let (lives, parked) = (pidfd.is_some(), start_socket.exists());
+    let lives = pidfd.is_some();
+    if lives && start_socket.is_early() {
+        // It goes on to where it can be started, or ends on its way there.
+        start_socket.announce()?;
+    }
+    let parked = start_socket.exists();
     Ok((Remains { process, exit, lives, of_keeper, parked, auto_remove }, pidfd))
 }
 

@@ -22,7 +22,7 @@ pub fn parse(raw: &[u8]) -> Result<(Spec, Vec<String>), ConfigError> {
         // simd-json parses in place and leaves rubbish behind.
         let mut copy = raw.to_vec();
         match simd_json::serde::from_slice::<Spec>(&mut copy) {
-            Ok(spec) if !is_old(spec.version()) => return Ok((spec, Vec::new())),
+            Ok(spec) if !is_old(spec.version()) && !limits_to_no_process(&spec) => return Ok((spec, Vec::new())),
             // The slow path finds out what is wrong, if anything is.
             Ok(_) | Err(_) => {}
         }
@@ -56,6 +56,21 @@ fn depth(raw: &[u8]) -> usize {
     deepest
 }
 
+/// Either it says so, or it says nothing ([`without_empty_pids`]).
+fn limits_to_no_process(spec: &Spec) -> bool {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    resources.and_then(|resources| resources.pids().as_ref()).is_some_and(|pids| pids.limit() == 0)
+}
+
+/// `oci_spec` takes `pids` without a `limit` for one of zero; to Go's runtimes it says nothing, as any other object without
+/// members.
+fn without_empty_pids(resources: Option<&mut Value>) {
+    let Some(Value::Object(fields)) = resources else { return };
+    if fields.get("pids").is_some_and(|pids| pids.is_object() && pids["limit"].is_null()) {
+        fields.remove("pids");
+    }
+}
+
 /// Versions whose fields had other names or places; they parse, but would not mean the same.
 fn is_old(version: &str) -> bool {
     version.starts_with("0.") || version.starts_with("1.0.0-rc")
@@ -67,6 +82,7 @@ fn parse_slowly(raw: &[u8]) -> Result<(Spec, Vec<String>), ConfigError> {
         return Err(ConfigError::syntax(1, 1, &format!("expected a JSON object, found {}", kind(&value))));
     }
     let notes = migrate(&mut value);
+    without_empty_pids(value.pointer_mut("/linux/resources"));
     let spec = serde_path_to_error::deserialize(value).map_err(|error| {
         let (field, reason) = describe(error.path(), error.inner());
         // The same fault in the text itself has a position.
@@ -83,7 +99,8 @@ fn parse_slowly(raw: &[u8]) -> Result<(Spec, Vec<String>), ConfigError> {
 }
 
 /// `linux.resources` alone.
-pub(super) fn resources(value: Value) -> Result<LinuxResources, ConfigError> {
+pub(super) fn resources(mut value: Value) -> Result<LinuxResources, ConfigError> {
+    without_empty_pids(Some(&mut value));
     if !value.is_object() {
         return Err(ConfigError::field("linux.resources", format!("expected a JSON object, found {}", kind(&value))));
     }

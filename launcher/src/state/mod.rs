@@ -3,7 +3,8 @@
 //! ```text
 //! <root>/<id>/state.json            what recovery and `state` need; written before the clone
 //! <root>/<id>/kept.json             what of config.json is needed later: the seccomp profile, hooks ...; if anything is
-//! <root>/<id>/start.sock            exists from `create` until `start`
+//! <root>/<id>/early.sock            while it is set up; then it is
+//! <root>/<id>/start.sock            until `start`
 //! <root>/<id>/removal.json          the removal has begun and its hooks have not all run; whoever finds it goes on with it
 //! <root>/<id>/init/process.json     the OCI process
 //! <root>/<id>/init/pid              pid and start time; written right after the clone
@@ -124,6 +125,9 @@ pub struct ContainerState {
     /// The process that looks after an embedded container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embedded_in: Option<PidRecord>,
+    /// The process that makes it, when that is its caller's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creator: Option<PidRecord>,
     /// User who created it.
     pub owner: u32,
     /// Who looks after it: only its own supervisor takes a container over after a restart.
@@ -326,11 +330,26 @@ impl ContainerDir {
     /// else has it.
     #[must_use]
     pub fn claim(&self) -> Option<OwnedFd> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&self.0, flags, Mode::empty()).ok()?;
+        let folder = self.open().ok()?;
         rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).ok()?;
         // The folder may be gone, and the lock on nothing.
         self.0.join("state.json").exists().then_some(folder)
+    }
+
+    /// The same, in turn with others who remove it; `None` when one of them has done so.
+    #[must_use]
+    pub fn claim_in_turn(&self) -> Option<OwnedFd> {
+        let folder = self.open().ok()?;
+        while let Err(errno) = rustix::fs::flock(&folder, FlockOperation::LockExclusive) {
+            if errno != Errno::INTR {
+                return None;
+            }
+        }
+        self.path().exists().then_some(folder)
+    }
+
+    fn open(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::open(&self.0, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
 
     /// Where the init process waits for `start`.

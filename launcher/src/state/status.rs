@@ -41,12 +41,20 @@ impl ContainerDir {
             return Status::Stopped;
         }
         match init.read_pid() {
+            Err(_) if self.creator_is_gone() => Status::Stopped,
             Err(_) => Status::Creating,
             Ok(record) if open_process(record).is_none() => Status::Stopped,
+            Ok(_) if self.start_socket().is_early() => Status::Creating,
             Ok(_) if self.is_frozen() => Status::Paused,
             Ok(_) if self.start_socket().exists() => Status::Created,
             Ok(_) => Status::Running,
         }
+    }
+
+    /// Whoever began to make it was killed before there was a process.
+    fn creator_is_gone(&self) -> bool {
+        let creator = self.read_state().ok().and_then(|state| state.creator);
+        creator.is_some_and(|creator| open_process(creator).is_none())
     }
 
     fn is_frozen(&self) -> bool {

@@ -15,8 +15,8 @@ use rustix::process::{WaitId, WaitIdOptions};
 /// What a child ends with that did not come to its execve.
 pub const FAILED: i32 = 125;
 
-/// Made by the launching process, not by the child.
-const START_SOCKET: &str = "start.sock";
+/// Made by the launching process, not by the child: where that waits for its start, under either name.
+const SOCKETS: [&str; 2] = ["early.sock", "start.sock"];
 
 /// A mount namespace in which nobody else mounts anything, and to which whatever a child mounts would spread that forgot to
 /// cut itself off.
@@ -75,7 +75,7 @@ impl Traces {
         let mut files: Vec<String> = fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != START_SOCKET)
+            .filter(|name| !SOCKETS.contains(&name.as_str()))
             .collect();
         files.sort();
         Traces {

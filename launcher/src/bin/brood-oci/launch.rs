@@ -189,10 +189,12 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
         }
     };
     let launched = Launched { dir: reserved.keep(), spawned, console };
-    if mode != Mode::Create
-        && let Err(error) = lifecycle::poststart(&launched.dir)
-    {
+    let completed = match mode {
+        Mode::Create => launched.dir.start_socket().announce().map_err(anyhow::Error::from),
         // A container whose poststart hook fails must not go on (runtime-spec 1.3, "Lifecycle", 9).
+        Mode::Detach | Mode::Foreground => lifecycle::poststart(&launched.dir),
+    };
+    if let Err(error) = completed {
         end(&launched.spawned)?;
         lifecycle::remove(runtime, &launched.dir)?;
         return Err(error);

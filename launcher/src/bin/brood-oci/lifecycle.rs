@@ -209,8 +209,10 @@ pub fn poststart(dir: &ContainerDir) -> anyhow::Result<()> {
     })
 }
 
-/// Removes what a stopped container holds.
+/// Removes what a stopped container holds. Of several who do so at a time one does it all, hooks included, and the others
+/// wait for that.
 pub fn remove(runtime: &Runtime, dir: &ContainerDir) -> anyhow::Result<()> {
+    let Some(_turn) = dir.claim_in_turn() else { return Ok(()) };
     // A folder without a readable state file was reserved and never launched: there is only the folder.
     let state = dir.read_state().unwrap_or_default();
     for problem in remove::remove(dir, &state, PATIENCE)? {

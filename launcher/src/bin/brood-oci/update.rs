@@ -119,11 +119,8 @@ fn from_file(file: &OsString) -> anyhow::Result<(Value, String)> {
     .with_context(|| format!("--resources {name}"))?;
     let mut resources = parse_value(&text, &name)?;
     let Value::Object(fields) = &mut resources else { bail!("--resources {name}: not a JSON object") };
-    // As with runc: rules are not changed here, and an object without the limit says nothing.
+    // As with runc: rules are not changed here.
     fields.remove("devices");
-    if fields.get("pids").is_some_and(|pids| pids["limit"].is_null()) {
-        fields.remove("pids");
-    }
     Ok((resources, name))
 }
 

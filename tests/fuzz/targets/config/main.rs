@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use brood_launcher::cgroup::Entrance;
 use brood_launcher::config::{check_supported, parse, validate};
 use brood_launcher::plan::{self, BuildOptions, Io, Launch, Stdio, wire};
 use brood_launcher::state::ContainerState;
@@ -74,7 +75,8 @@ fn plan(spec: &Spec) -> Result<Launch, String> {
         no_pivot: false,
         new_keyring: true,
         park: Some(null()),
-        cgroup: Some(null()),
+        cgroups: Entrance { birth: Some(null()), tasks: vec![null()] },
+        few_processes: None,
         from_zygote: false,
         die_with_parent: None,
     };

@@ -71,9 +71,9 @@ fn all() -> Vec<Vec<u8>> {
             }),
             finish(1),
         ]),
-        conversation([events(1, |table| table.set_sender_hosted(5)), returned(0), finish(1)]),
-        conversation([events(1, |table| table.set_receiver_hosted(0)), release(0)]),
-        conversation([events(1, |table| table.set_sender_promise(5)), resolve(5), events(2, |table| table.set_sender_promise(5))]),
+        conversation([events(1, |mut table| table.set_sender_hosted(5)), returned(0), finish(1)]),
+        conversation([events(1, |mut table| table.set_receiver_hosted(0)), release(0)]),
+        conversation([events(1, |mut table| table.set_sender_promise(5)), resolve(5), events(2, |mut table| table.set_sender_promise(5))]),
         conversation([events(1, |table| table.init_receiver_answer().set_question_id(0))]),
     ]
 }

@@ -1,9 +1,9 @@
 //! Processes of ours that are killed at bad moments. (Supervisor and zygote under ordinary use: `daemon.rs`.)
 
 use brood_tests::procfs::process;
-use brood_tests::{Daemon, Sandbox, waiting};
+use brood_tests::{Bundle, Daemon, Sandbox, waiting};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn send(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).expect("the process is there");
@@ -74,6 +74,60 @@ fn a_dead_keeper_is_replaced_by_one_that_starts_supervisors() {
     send(keeper, Signal::TERM);
     waiting::gone(second.pid);
     waiting::gone(keeper);
+}
+
+/// Keeper and supervisor at once: nobody is left who could reap. Containers go on; of what ended meanwhile perhaps
+/// nobody knows the status, and none is made up.
+#[test]
+fn what_ends_while_nobody_is_there_is_told_as_lost() {
+    const EACH: usize = 8;
+    let sandbox = Sandbox::new();
+    let first = Daemon::start(&sandbox, &[]);
+    let mut bundle = Bundle::busybox(&sandbox, "bundle");
+    bundle.sh("while [ ! -e /$NAME ]; do sleep 0.02; done; echo $NAME; exit 7");
+    let open = |name: &str| std::fs::write(bundle.rootfs().join(name), "").unwrap();
+    let mut all = Vec::new();
+    for number in 0..2 * EACH {
+        let (id, name) = (sandbox.id(&format!("box{number}")), ["early", "late"][number / EACH]);
+        let mut own = Bundle::busybox(&sandbox, &format!("bundle{number}"));
+        own.config = bundle.config.clone();
+        own.config["root"]["path"] = json!(bundle.rootfs());
+        own.config["process"]["env"].as_array_mut().unwrap().push(json!(format!("NAME={name}")));
+        own.write();
+        first.brood().args(["run", "-d", "--name", &id, "--bundle"]).arg(own.path()).run().ok();
+        all.push((id, name));
+    }
+    let pids: Vec<i32> = list(&first).iter().map(|state| state["pid"].as_i64().unwrap() as i32).collect();
+    assert_eq!(pids.len(), 2 * EACH);
+    let supervisor = first.supervisor().pid;
+    // Neither may start the other again.
+    for signal in [Signal::STOP, Signal::KILL] {
+        send(first.pid(), signal);
+        send(supervisor, signal);
+    }
+    waiting::gone(supervisor);
+    open("early");
+    waiting::until("half of them to end", || {
+        let living = pids.iter().filter(|pid| process(**pid).is_some_and(|process| process.state != 'Z')).count();
+        (living == EACH).then_some(())
+    });
+
+    let second = Daemon::start(&sandbox, &[]);
+    assert_eq!(list(&second).len(), 2 * EACH);
+    open("late");
+    for (id, name) in &all {
+        let waited = second.brood().args(["wait", id]).run();
+        let lost =
+            waited.stderr.contains("exit status unknown: it ended while neither supervisor nor keeper was there");
+        // The kernel knows it until somebody, who is the machine's init, has reaped it.
+        let known = waited.code() == 7 && !lost;
+        assert!(known || (*name == "early" && lost && waited.code() == 255), "{name}: {waited}");
+        let said = std::fs::read_to_string(sandbox.root().join(id).join("init/stdout")).unwrap();
+        assert_eq!(said, format!("{name}\n"));
+        second.brood().args(["rm", id]).run().ok();
+    }
+    drop(second);
+    drop(first);
 }
 
 #[test]

@@ -89,9 +89,10 @@ fn enter() {
         File::create(place.join("dev").join(name)).expect("a file");
     }
     bind("/dev/null".to_owned(), &place.join("dev/null"));
-    // Its own binary, for who seals a copy of it.
+    // Its own binary, for who seals a copy of it; by its path, since the link leads to a mount of the namespace before.
+    let exe = std::env::current_exe().expect("/proc is mounted").to_string_lossy().into_owned();
     File::create(place.join("proc/self/exe")).expect("a file");
-    bind("/proc/self/exe".to_owned(), &place.join("proc/self/exe"));
+    bind(exe, &place.join("proc/self/exe"));
     for name in NAMESPACES {
         let path = place.join("ns").join(name);
         File::create(&path).expect("a file");

@@ -381,6 +381,9 @@ struct Step {
     rootPropagation @94 :UInt64;
     # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, perhaps with MS_REC, on the container's root.
 
+    makeWorkingDirectory @108 :CString;
+    # mkdir(2), parents too, inside the root; what is there stays.
+
     attachRoot :group {
       # Attach a detached tree as the coming root directory.
       tree @10 :FdIndex;

@@ -317,6 +317,7 @@ fn spoiled() -> Vec<(Place, Step)> {
         ),
         (Mounted, Step::Symlink { path: text("/program/link"), to: text("x") }),
         (Mounted, Step::RootPropagation(7)),
+        (Mounted, Step::MakeWorkingDirectory(text("/program/below"))),
         (Mounted, Step::WorkingDirectory(text("/nowhere"))),
         (Mounted, Step::Stdio { stdin: MISSING, stdout: MISSING, stderr: MISSING, uid: 0 }),
         (Mounted, Step::Seccomp { program: Vec::new(), flags: 0, listener: None }),

@@ -132,10 +132,7 @@ fn a_working_directory_that_cannot_be() {
     refused(set("/process/cwd", json!("relative")), FAILED, &["process.cwd"]);
     refused(set("/process/cwd", json!("")), FAILED, &["process.cwd"]);
     refused(set("/process/cwd", json!("/etc/passwd")), FAILED, &["process.cwd", "/etc/passwd"]);
-    if !binaries::oracle() {
-        // runc makes it.
-        refused(set("/process/cwd", json!("/not/there")), FAILED, &["process.cwd", "/not/there"]);
-    }
+    refused(set("/process/cwd", json!("/bin/busybox/below")), FAILED, &["process.cwd", "/bin/busybox/below"]);
 }
 
 #[test]

@@ -156,6 +156,19 @@ fn working_directory() {
     in_bundle(set("/process/cwd", json!("/var")), "pwd; readlink /proc/self/cwd", |text| {
         assert_eq!(text, "/var\n/var\n");
     });
+    // One that is missing is made, by root and in what is mounted there, whoever the program runs as.
+    let missing = |bundle: &mut Bundle| {
+        config::add_mount(
+            &mut bundle.config,
+            json!({ "destination": "/srv", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] }),
+        );
+        bundle.config["root"]["readonly"] = json!(true);
+        bundle.config["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+        set("/process/cwd", json!("/srv/jobs/one"))(bundle);
+    };
+    in_bundle(missing, "pwd; stat -c '%u %a %n' /srv/jobs /srv/jobs/one", |text| {
+        assert_eq!(text, "/srv/jobs/one\n0 755 /srv/jobs\n0 755 /srv/jobs/one\n");
+    });
 }
 
 #[test]

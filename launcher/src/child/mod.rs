@@ -223,6 +223,7 @@ impl<'a> Child<'a> {
             Step::PivotRoot => self.pivot_root(),
             Step::MoveRoot => self.move_root(),
             Step::RootPropagation(flags) => self.root_propagation(*flags),
+            Step::MakeWorkingDirectory(path) => self.make_working_directory(path),
             Step::ReadonlyRoot => self.readonly_root(),
             Step::ReadonlyPath(path) => self.readonly_path(path),
             Step::MaskPath(path) => self.mask_path(path),

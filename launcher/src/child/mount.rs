@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::copy_up;
-use super::target::{open_inside, open_or_make};
+use super::target::{open_inside, open_or_make, open_or_make_path};
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
 use crate::plan::{FdIndex, FsParameter, MountAttrs, Slot, Target, TargetKind, TreeSource};
 use crate::report::Op;
@@ -276,6 +276,10 @@ impl Child<'_> {
     pub(super) fn root_propagation(&self, flags: u64) -> Done {
         let (recursive, kind) = (flags & libc::MS_REC != 0, flags & !libc::MS_REC);
         sys::mount_setattr(self.root()?, recursive, 0, 0, kind).during(Op::MountAttributes)
+    }
+
+    pub(super) fn make_working_directory(&self, path: &CStr) -> Done {
+        open_or_make_path(self.root()?, path, TargetKind::Directory, OFlags::empty(), false).map(drop)
     }
 
     pub(super) fn readonly_root(&self) -> Done {

@@ -81,6 +81,8 @@ impl Access {
                 'r' => Access::READ,
                 'w' => Access::WRITE,
                 'm' => Access::MKNOD,
+                // Callers mix it up with the type; to runc it says nothing.
+                'a' => Access::NONE,
                 _ => return None,
             }))
         })

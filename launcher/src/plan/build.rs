@@ -170,6 +170,10 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     steps.extend(create_hooks);
     steps.push(if options.no_pivot { Step::MoveRoot } else { Step::PivotRoot });
     steps.extend(mounts::root_propagation(spec));
+    // As runc: by root, before the root is read-only. An exec's has to be there.
+    if process.cwd() != Path::new("/") {
+        steps.push(Step::MakeWorkingDirectory(process::working_directory(process)?));
+    }
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         steps.push(Step::ReadonlyRoot);
     }

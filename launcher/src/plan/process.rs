@@ -73,8 +73,7 @@ pub(super) fn steps(
     steps.extend(kept.memory_policy.as_ref().map(attributes::memory_policy).transpose()?);
     steps.extend(kept.personality.as_ref().map(attributes::personality));
     attributes::labels(process, steps)?;
-    let cwd = c_string("process.cwd", process.cwd().to_string_lossy().as_ref())?;
-    steps.push(Step::WorkingDirectory(cwd));
+    steps.push(Step::WorkingDirectory(working_directory(process)?));
     let capabilities = process.capabilities().as_ref();
     steps.push(Step::BoundingSet(bits(capabilities.and_then(|caps| caps.bounding().as_ref()))));
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
@@ -111,6 +110,11 @@ pub(super) fn steps(
     let argv = argv.map(|(index, arg)| c_string(&format!("process.args[{index}]"), arg.as_str()));
     last.push(Step::Exec { argv: argv.collect::<Result<_, _>>()?, env });
     Ok(last)
+}
+
+/// Where the program is to begin.
+pub(super) fn working_directory(process: &Process) -> Result<CString, PlanError> {
+    c_string("process.cwd", process.cwd().to_string_lossy().as_ref())
 }
 
 fn standard_descriptors(process: &Process, io: Io, console: bool, launch: &mut Launch) -> Result<Step, PlanError> {

@@ -174,6 +174,8 @@ pub enum Step {
     MoveRoot,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`, perhaps with `MS_REC`, on the container's root.
     RootPropagation(u64),
+    /// Make the directory that the program is to begin in, and those above it, where they are missing.
+    MakeWorkingDirectory(CString),
     /// Make the root mount read-only.
     ReadonlyRoot,
     /// Make a path read-only by a bind mount upon itself; a missing path is fine.
@@ -264,7 +266,7 @@ pub enum Step {
 
 impl Step {
     /// How many kinds of steps there are.
-    pub const KINDS: usize = 51;
+    pub const KINDS: usize = 52;
 
     /// The step's name as errors, logs and documents give it.
     #[must_use]
@@ -303,6 +305,7 @@ impl Step {
             Step::PivotRoot => "pivot root",
             Step::MoveRoot => "move root",
             Step::RootPropagation(_) => "root propagation",
+            Step::MakeWorkingDirectory(_) => "make working directory",
             Step::ReadonlyRoot => "read-only root",
             Step::ReadonlyPath(_) => "read-only path",
             Step::MaskPath(_) => "mask path",
@@ -340,7 +343,7 @@ impl Step {
             }
             Step::Device { path, .. } | Step::Symlink { path, .. } => text(path),
             Step::MaskPath(hidden) | Step::ReadonlyPath(hidden) => text(&hidden.path),
-            Step::WorkingDirectory(path) => format!("process.cwd {}", text(path)),
+            Step::MakeWorkingDirectory(path) | Step::WorkingDirectory(path) => format!("process.cwd {}", text(path)),
             Step::OomScoreAdj(value) => format!("process.oomScoreAdj {value}"),
             Step::Rlimit(Rlimit { resource, soft, hard }) => {
                 format!("process.rlimits {resource} soft {soft} hard {hard}")

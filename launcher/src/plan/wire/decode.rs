@@ -193,6 +193,7 @@ impl Decoder {
             Which::PivotRoot(()) => Step::PivotRoot,
             Which::MoveRoot(()) => Step::MoveRoot,
             Which::RootPropagation(flags) => Step::RootPropagation(flags),
+            Which::MakeWorkingDirectory(path) => Step::MakeWorkingDirectory(string("makeWorkingDirectory", path?)?),
             Which::ReadonlyRoot(()) => Step::ReadonlyRoot,
             Which::ReadonlyPath(from) => Step::ReadonlyPath(hidden_path(from?)?),
             Which::MaskPath(from) => Step::MaskPath(hidden_path(from?)?),

@@ -193,6 +193,7 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
         Step::PivotRoot => to.set_pivot_root(()),
         Step::MoveRoot => to.set_move_root(()),
         Step::RootPropagation(flags) => to.set_root_propagation(*flags),
+        Step::MakeWorkingDirectory(path) => to.set_make_working_directory(path.as_bytes()),
         Step::ReadonlyRoot => to.set_readonly_root(()),
         Step::ReadonlyPath(hidden) => hidden_path(to.init_readonly_path(), hidden),
         Step::MaskPath(hidden) => hidden_path(to.init_mask_path(), hidden),

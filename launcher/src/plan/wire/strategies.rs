@@ -99,6 +99,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         Just(Step::PivotRoot).boxed(),
         Just(Step::MoveRoot).boxed(),
         any::<u64>().prop_map(Step::RootPropagation).boxed(),
+        string().prop_map(Step::MakeWorkingDirectory).boxed(),
         Just(Step::ReadonlyRoot).boxed(),
         hidden_path().prop_map(Step::ReadonlyPath).boxed(),
         hidden_path().prop_map(Step::MaskPath).boxed(),

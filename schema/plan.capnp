@@ -378,6 +378,9 @@ struct Step {
     moveRoot @93 :Void;
     # In place of pivotRoot: chroot(2) into the coming root, which covers the old one (a host on initramfs).
 
+    coverRoot @109 :Void;
+    # In place of pivotRoot, in a zygote's mount namespace: let go of what its root holds, and chroot(2) into the coming root.
+
     rootPropagation @94 :UInt64;
     # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, perhaps with MS_REC, on the container's root.
 

@@ -282,6 +282,7 @@ fn spoiled() -> Vec<(Place, Step)> {
         (Early, Step::OverlayRoot { lower: MISSING, upper_size: text("") }),
         (Early, Step::PivotRoot),
         (Early, Step::MoveRoot),
+        (Early, Step::CoverRoot),
         (Early, Step::ReadonlyRoot),
         (Early, Step::ReadonlyPath(hidden("/proc"))),
         (Early, Step::MaskPath(hidden("/proc"))),

@@ -222,6 +222,7 @@ impl<'a> Child<'a> {
             Step::Symlink { path, to } => self.symlink(path, to),
             Step::PivotRoot => self.pivot_root(),
             Step::MoveRoot => self.move_root(),
+            Step::CoverRoot => self.cover_root(),
             Step::RootPropagation(flags) => self.root_propagation(*flags),
             Step::MakeWorkingDirectory(path) => self.make_working_directory(path),
             Step::ReadonlyRoot => self.readonly_root(),

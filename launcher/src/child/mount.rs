@@ -41,6 +41,10 @@ pub(super) fn clone_mount(object: BorrowedFd<'_>, recursive: bool) -> Result<Own
     rustix::mount::open_tree(object, c"", flags).during(Op::CloneMount)
 }
 
+fn let_go(place: &CStr) -> Done {
+    rustix::mount::unmount(place, UnmountFlags::DETACH).during(Op::Unmount)
+}
+
 fn kind_of(object: BorrowedFd<'_>) -> Result<TargetKind, Failure> {
     let stat = rustix::fs::fstat(object).during(Op::Source)?;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -145,6 +149,10 @@ impl Child<'_> {
             rustix::mount::fsconfig_set_flag(&overlay, c"userxattr").during(Op::FsConfig)?;
         }
         let root = create_mount(&overlay, 0)?;
+        // It has its layers by now.
+        for path in [c"/lower", c"/scratch"] {
+            let_go(path)?;
+        }
         attach_on_root(root.as_fd())?;
         self.made_root = Some(root);
         Ok(())
@@ -252,7 +260,7 @@ impl Child<'_> {
     pub(super) fn pivot_root(&self) -> Done {
         rustix::process::fchdir(self.root()?).during(Op::ChangeDirectory)?;
         rustix::process::pivot_root(c".", c".").during(Op::Pivot)?;
-        rustix::mount::unmount(c".", UnmountFlags::DETACH).during(Op::Unmount)?;
+        let_go(c".")?;
         rustix::process::chdir(c"/").during(Op::ChangeDirectory)
     }
 
@@ -260,15 +268,29 @@ impl Child<'_> {
     /// /proc and /sys must not stay below it: while there is one without masks in the namespace, the kernel lets whoever
     /// makes a user namespace in the container mount another such.
     pub(super) fn move_root(&self) -> Done {
-        let root = self.root()?;
         for path in [c"/proc", c"/sys"] {
-            match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+            match let_go(path) {
                 // None is there.
-                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-                Err(errno) => return Err(Failure { op: Op::Unmount, errno }),
+                Err(Failure { errno: Errno::INVAL | Errno::NOENT, .. }) => {}
+                done => done?,
             }
         }
-        rustix::process::fchdir(root).during(Op::ChangeDirectory)?;
+        self.enter_covering_root()
+    }
+
+    /// After pivot_root(2), too, a root covers another: the namespace's first, which nobody can move. Here it covers the
+    /// zygote's, too, of which nothing is left but a read-only tmpfs with empty directories.
+    pub(super) fn cover_root(&self) -> Done {
+        for path in [c"/proc", c"/sys"] {
+            let_go(path)?;
+        }
+        self.enter_covering_root()
+    }
+
+    /// chroot(2) into what is mounted on the namespace's root. The kernel does not take its processes for confined ones,
+    /// whom it would deny user namespaces (`current_chrooted` in fs/namespace.c).
+    fn enter_covering_root(&self) -> Done {
+        rustix::process::fchdir(self.root()?).during(Op::ChangeDirectory)?;
         rustix::process::chroot(c".").during(Op::ChangeDirectory)?;
         rustix::process::chdir(c"/").during(Op::ChangeDirectory)
     }

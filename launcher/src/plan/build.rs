@@ -168,7 +168,13 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         steps.push(Step::RuntimeHooks);
     }
     steps.extend(create_hooks);
-    steps.push(if options.no_pivot { Step::MoveRoot } else { Step::PivotRoot });
+    // With a user namespace of its own a container must not take apart what it was born with: mount_namespaces(7).
+    let zygote_below = options.from_zygote && !host_files && !own_users && namespaces.is_new(LinuxNamespaceType::Mount);
+    steps.push(match (options.no_pivot, zygote_below) {
+        (_, true) => Step::CoverRoot,
+        (true, false) => Step::MoveRoot,
+        (false, false) => Step::PivotRoot,
+    });
     steps.extend(mounts::root_propagation(spec));
     // As runc: by root, before the root is read-only. An exec's has to be there.
     if process.cwd() != Path::new("/") {

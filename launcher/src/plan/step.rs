@@ -172,6 +172,9 @@ pub enum Step {
     PivotRoot,
     /// In place of `PivotRoot`: chroot(2) into the coming root, which covers the old one.
     MoveRoot,
+    /// In place of `PivotRoot`, where the root of a zygote is below: let go of what that holds, and chroot(2) into the
+    /// coming root. pivot_root(2) looks at every task of the machine, this at none.
+    CoverRoot,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`, perhaps with `MS_REC`, on the container's root.
     RootPropagation(u64),
     /// Make the directory that the program is to begin in, and those above it, where they are missing.
@@ -304,6 +307,7 @@ impl Step {
             Step::Symlink { .. } => "symlink",
             Step::PivotRoot => "pivot root",
             Step::MoveRoot => "move root",
+            Step::CoverRoot => "cover root",
             Step::RootPropagation(_) => "root propagation",
             Step::MakeWorkingDirectory(_) => "make working directory",
             Step::ReadonlyRoot => "read-only root",
@@ -395,6 +399,7 @@ impl Step {
             | Step::OverlayRoot { .. }
             | Step::PivotRoot
             | Step::MoveRoot
+            | Step::CoverRoot
             | Step::ReadonlyRoot
             | Step::Umask(_)
             | Step::Stdio { .. }

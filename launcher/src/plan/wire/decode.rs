@@ -192,6 +192,7 @@ impl Decoder {
             },
             Which::PivotRoot(()) => Step::PivotRoot,
             Which::MoveRoot(()) => Step::MoveRoot,
+            Which::CoverRoot(()) => Step::CoverRoot,
             Which::RootPropagation(flags) => Step::RootPropagation(flags),
             Which::MakeWorkingDirectory(path) => Step::MakeWorkingDirectory(string("makeWorkingDirectory", path?)?),
             Which::ReadonlyRoot(()) => Step::ReadonlyRoot,

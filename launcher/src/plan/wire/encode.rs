@@ -192,6 +192,7 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
         }
         Step::PivotRoot => to.set_pivot_root(()),
         Step::MoveRoot => to.set_move_root(()),
+        Step::CoverRoot => to.set_cover_root(()),
         Step::RootPropagation(flags) => to.set_root_propagation(*flags),
         Step::MakeWorkingDirectory(path) => to.set_make_working_directory(path.as_bytes()),
         Step::ReadonlyRoot => to.set_readonly_root(()),

@@ -98,6 +98,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         (string(), string()).prop_map(|(path, to)| Step::Symlink { path, to }).boxed(),
         Just(Step::PivotRoot).boxed(),
         Just(Step::MoveRoot).boxed(),
+        Just(Step::CoverRoot).boxed(),
         any::<u64>().prop_map(Step::RootPropagation).boxed(),
         string().prop_map(Step::MakeWorkingDirectory).boxed(),
         Just(Step::ReadonlyRoot).boxed(),

@@ -170,18 +170,22 @@ fn a_program_hears_that_its_log_is_full_and_goes_on_when_there_is_room() {
     let disk = Disk::mounted(&sandbox);
     let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
     let id = sandbox.id("box");
-    // Each line is written until it is: what echo(1) is told is what the program knows.
-    let script = "until echo first; do usleep 10000; done 2>/dev/null; until [ -e /tmp/go ]; do usleep 10000; done; \
-                  until echo second; do usleep 10000; done 2>/dev/null; exit 5";
+    // The first write fills a page of the disk, the second needs another; it is tried until it is written.
+    let script = "trap go=1 USR1; dd if=/dev/zero bs=4096 count=1 2>/dev/null; until [ $go ]; do usleep 10000; done; \
+                  until echo second; do touch /tmp/refused; usleep 10000; done 2>/dev/null; exit 5";
     run_detached(&daemon, &id, &["sh", "-c", script]);
     let log = sandbox.root().join(&id).join("init/stdout");
-    waiting::until("the first line", || fs::read_to_string(&log).is_ok_and(|text| text == "first\n").then_some(()));
+    waiting::until("the first page", || fs::metadata(&log).is_ok_and(|it| it.len() == 4096).then_some(()));
     let filling = disk.fill();
+    daemon.brood().args(["kill", "--signal", "USR1", &id]).run().ok();
+    let refused = format!("/proc/{}/root/tmp/refused", state(&daemon, &id)["pid"]);
+    waiting::until("a refused write", || fs::exists(&refused).unwrap().then_some(()));
     assert_eq!(state(&daemon, &id)["status"], "running");
+    assert_eq!(fs::metadata(&log).unwrap().len(), 4096);
     drop(filling);
-    daemon.brood().args(["exec", &id, "touch", "/tmp/go"]).run().ok();
     daemon.brood().args(["wait", &id]).run().expect(5);
-    assert_eq!(fs::read_to_string(&log).unwrap(), "first\nsecond\n");
+    let text = fs::read(&log).unwrap();
+    assert_eq!(text.split_at(4096), ([0; 4096].as_slice(), b"second\n".as_slice()));
     daemon.brood().args(["rm", &id]).run().ok();
 }
 

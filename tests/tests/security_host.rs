@@ -2,6 +2,7 @@
 //! The advisories are those of runc, crun, containerd and cri-o; docs/security.md has the whole list.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
@@ -295,4 +296,35 @@ fn the_default_configs_mask_the_energy_meter() {
     let script = format!("ls -A {METER} 2>/dev/null | wc -l; cat /proc/interrupts /proc/keys 2>/dev/null | wc -c");
     let output = sandbox.brood().args(["run", "--rm", "--", "sh", "-c", &script]).run().ok();
     assert_eq!(output, "0\n0\n");
+}
+
+/// A container's root covers that of the process that cloned it. Whoever takes it away finds an empty tmpfs there, which
+/// cannot be written to: no file of the host's, no /proc of its.
+#[test]
+#[expect(deprecated, reason = "its other form is unsafe for what may be done with descriptors, which stay shared here")]
+fn below_a_containers_root_is_nothing() {
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare};
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
+    let states = daemon.brood().args(["list", "--format", "json"]).run().ok();
+    let states: Vec<Value> = serde_json::from_str(&states).unwrap();
+    let pid = &states.iter().find(|state| state["id"] == id.as_str()).unwrap()["pid"];
+    let mounts = open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let look = std::thread::spawn(move || {
+        unshare(UnshareFlags::FS).unwrap();
+        let enter = || move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).unwrap();
+        enter();
+        assert!(Path::new("/bin").exists());
+        rustix::mount::unmount("/", rustix::mount::UnmountFlags::DETACH).unwrap();
+        enter();
+        let names = fs::read_dir("/").unwrap().map(|entry| entry.unwrap().path());
+        let full = names.filter(|path| fs::read_dir(path).unwrap().next().is_some()).collect::<Vec<_>>();
+        assert_eq!(full, Vec::<std::path::PathBuf>::new());
+        assert_eq!(fs::write("/new", "").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    });
+    look.join().unwrap();
+    daemon.brood().args(["rm", "--force", &id]).run().ok();
 }

@@ -219,8 +219,9 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Starts a scope, with its limits. It is nobody's before: a unit of that name may be another container's. On cgroup v1 systemd does not have a directory in every hierarchy that a container
-    /// needs; there we make one of the same name. The anchor has to live until the container's process is in there.
+    /// Starts a scope, with its limits. It is nobody's before: a unit of that name may be another container's. On cgroup v1
+    /// systemd does not have a directory in every hierarchy that a container needs; there we make one of the same name. The
+    /// anchor has to live until the container's process is in there.
     ///
     /// # Errors
     /// systemd refuses, or a directory cannot be made; [`Cgroups::kill_and_remove`] undoes the rest.

@@ -269,7 +269,7 @@ pub enum Step {
 
 impl Step {
     /// How many kinds of steps there are.
-    pub const KINDS: usize = 52;
+    pub const KINDS: usize = 53;
 
     /// The step's name as errors, logs and documents give it.
     #[must_use]

@@ -64,6 +64,9 @@ enum Value {
 /// By its letter in a signature.
 type Type = char;
 
+/// Types and brackets around a value: an array, with its type before it, of texts with theirs.
+const DEEPEST: u32 = 5;
+
 /// The words for types, and the letters that may stand for them after an `@`.
 const WORDS: [(&str, Type); 11] = [
     ("boolean", 'b'),
@@ -144,7 +147,7 @@ fn array(of: Type, items: Vec<Value>) -> Result<Variant<'static>, String> {
 }
 
 fn parse(text: &str) -> Result<Value, String> {
-    let mut parser = Parser { rest: text.chars().peekable() };
+    let mut parser = Parser { rest: text.chars().peekable(), depth: 0 };
     let value = parser.value(None)?;
     parser.skip_spaces();
     match parser.rest.next() {
@@ -155,6 +158,8 @@ fn parse(text: &str) -> Result<Value, String> {
 
 struct Parser<'a> {
     rest: Peekable<Chars<'a>>,
+    /// Types and brackets around the place.
+    depth: u32,
 }
 
 impl Parser<'_> {
@@ -164,6 +169,16 @@ impl Parser<'_> {
 
     /// `wanted`: the type that was told before it, or that its neighbours in an array have.
     fn value(&mut self, wanted: Option<Type>) -> Result<Value, String> {
+        if self.depth == DEEPEST {
+            return Err("has too many types and brackets around a value".to_owned());
+        }
+        self.depth += 1;
+        let value = self.value_here(wanted);
+        self.depth -= 1;
+        value
+    }
+
+    fn value_here(&mut self, wanted: Option<Type>) -> Result<Value, String> {
         self.skip_spaces();
         match self.rest.peek() {
             Some('[') => self.array(None),
@@ -343,6 +358,9 @@ mod tests {
             r"'\q'",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}: {:?}", parse(wrong));
+        }
+        for endless in ["byte ", "@t ", "["] {
+            assert!(parse(&endless.repeat(1_000_000)).is_err(), "{endless}");
         }
         assert!(parse("objectpath 'x'").unwrap().into_variant().is_err());
     }

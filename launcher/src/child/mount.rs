@@ -41,6 +41,14 @@ pub(super) fn clone_mount(object: BorrowedFd<'_>, recursive: bool) -> Result<Own
     rustix::mount::open_tree(object, c"", flags).during(Op::CloneMount)
 }
 
+/// chroot(2) into what is mounted on the namespace's root. The kernel does not take its processes for confined ones,
+/// whom it would deny user namespaces (`current_chrooted` in fs/namespace.c).
+fn enter_covering_root(root: BorrowedFd<'_>) -> Done {
+    rustix::process::fchdir(root).during(Op::ChangeDirectory)?;
+    rustix::process::chroot(c".").during(Op::ChangeDirectory)?;
+    rustix::process::chdir(c"/").during(Op::ChangeDirectory)
+}
+
 fn let_go(place: &CStr) -> Done {
     rustix::mount::unmount(place, UnmountFlags::DETACH).during(Op::Unmount)
 }
@@ -268,6 +276,7 @@ impl Child<'_> {
     /// /proc and /sys must not stay below it: while there is one without masks in the namespace, the kernel lets whoever
     /// makes a user namespace in the container mount another such.
     pub(super) fn move_root(&self) -> Done {
+        let root = self.root()?;
         for path in [c"/proc", c"/sys"] {
             match let_go(path) {
                 // None is there.
@@ -275,24 +284,17 @@ impl Child<'_> {
                 done => done?,
             }
         }
-        self.enter_covering_root()
+        enter_covering_root(root)
     }
 
     /// After pivot_root(2), too, a root covers another: the namespace's first, which nobody can move. Here it covers the
     /// zygote's, too, of which nothing is left but a read-only tmpfs with empty directories.
     pub(super) fn cover_root(&self) -> Done {
+        let root = self.root()?;
         for path in [c"/proc", c"/sys"] {
             let_go(path)?;
         }
-        self.enter_covering_root()
-    }
-
-    /// chroot(2) into what is mounted on the namespace's root. The kernel does not take its processes for confined ones,
-    /// whom it would deny user namespaces (`current_chrooted` in fs/namespace.c).
-    fn enter_covering_root(&self) -> Done {
-        rustix::process::fchdir(self.root()?).during(Op::ChangeDirectory)?;
-        rustix::process::chroot(c".").during(Op::ChangeDirectory)?;
-        rustix::process::chdir(c"/").during(Op::ChangeDirectory)
+        enter_covering_root(root)
     }
 
     pub(super) fn root_propagation(&self, flags: u64) -> Done {

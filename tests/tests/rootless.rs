@@ -208,6 +208,26 @@ fn what_takes_root_is_refused_or_left_out() {
     }
 }
 
+/// A limit that the user may not set is refused by its name: a container without it would not be what was asked for.
+#[test]
+fn limits_take_a_writable_cgroup() {
+    let mut user = User::new();
+    user.bundle.sh("echo up");
+    for (name, resources) in [
+        ("memory.limit", json!({ "memory": { "limit": 64 << 20 } })),
+        ("pids.limit", json!({ "pids": { "limit": 20 } })),
+        ("cpu.quota", json!({ "cpu": { "quota": 50_000, "period": 100_000 } })),
+    ] {
+        user.bundle.config["linux"]["resources"] = resources;
+        let refused = user.run();
+        assert_eq!(refused.stdout, "", "{refused}");
+        if !binaries::oracle() {
+            let line = format!("linux.resources.{name}: the host has no writable cgroup hierarchy");
+            assert!(refused.one_line_error().contains(&line), "{refused}");
+        }
+    }
+}
+
 #[test]
 fn state_goes_below_the_users_runtime_directory() {
     let mut user = User::new();

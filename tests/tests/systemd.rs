@@ -58,6 +58,53 @@ fn a_container_is_a_scope_for_as_long_as_it_lives() {
     assert!(sandbox.containers().is_empty());
 }
 
+/// Limits are properties of the unit, so that systemd does not set them back, and what `update` changes is told to it.
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn limits_are_properties_and_files() {
+    // systemd has the controllers that its cgroup is given.
+    std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +cpuset +memory +pids").unwrap();
+    let sandbox = Sandbox::new();
+    let systemd = Systemd::start(&sandbox);
+    let mut bundle = bundle(&sandbox);
+    bundle.config["linux"]["resources"] = json!({
+        "memory": { "limit": 64 << 20, "reservation": 32 << 20 },
+        "cpu": { "shares": 1024, "quota": 50_000, "period": 100_000, "cpus": "0" },
+        "pids": { "limit": 50 },
+    });
+    bundle.write();
+    let (id, unit) = (sandbox.id("box"), "pre-box.scope");
+    systemd.oci(&sandbox).args(["run", "--detach", "--bundle"]).arg(bundle.path()).arg(&id).run().ok();
+    let scope = systemd.cgroup(SLICE).join(unit);
+    let look = |expected: &[(&str, &str, &str, &str)]| {
+        for &(property, told, file, written) in expected {
+            assert_eq!(systemd.property(&sandbox, unit, property), told, "{property}");
+            let found = std::fs::read_to_string(scope.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert_eq!(found.trim(), written, "{file}");
+        }
+    };
+    look(&[
+        ("MemoryMax", "67108864", "memory.max", "67108864"),
+        ("MemoryLow", "33554432", "memory.low", "33554432"),
+        ("CPUWeight", "100", "cpu.weight", "100"),
+        ("CPUQuotaPerSecUSec", "500ms", "cpu.max", "50000 100000"),
+        ("AllowedCPUs", "0", "cpuset.cpus", "0"),
+        ("TasksMax", "50", "pids.max", "50"),
+    ]);
+    let update = ["update", "--memory", "128m", "--pids-limit", "10", "--cpu-quota", "25000", &id];
+    systemd.oci(&sandbox).args(update).run().ok();
+    // What is set by hand is gone with it; what the unit's properties say stays.
+    systemd.command(&sandbox, "systemctl").arg("daemon-reload").run().ok();
+    look(&[
+        ("MemoryMax", "134217728", "memory.max", "134217728"),
+        ("CPUQuotaPerSecUSec", "250ms", "cpu.max", "25000 100000"),
+        ("TasksMax", "10", "pids.max", "10"),
+        ("AllowedCPUs", "0", "cpuset.cpus", "0"),
+    ]);
+    systemd.oci(&sandbox).args(["delete", "--force", &id]).run().ok();
+    assert!(!scope.exists());
+}
+
 /// A unit belongs to the container that made it: a second one is refused, and undone without it.
 #[test]
 fn a_unit_that_is_there_is_left_alone() {

@@ -65,6 +65,8 @@ struct Stage {
     processes: Vec<Usage>,
     floor: Summary,
     start: Summary,
+    /// Right after the removal of another container.
+    start_after_removal: Summary,
     /// From SIGKILL to the answer to a wait.
     exit: Summary,
     list: Summary,
@@ -129,17 +131,37 @@ impl Node {
             self.start(self.up)?;
         }
         let (mut floors, mut starts, mut exits) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 1..=n {
+        let (first, second) = (self.up + 1..=self.up + n, self.up + n + 1..=self.up + 2 * n);
+        for number in first.clone() {
             floors.push(micros(floor.launch_once()?));
-            starts.push(micros(self.start(self.up + number)?));
-            exits.push(micros(self.exit(self.up + number)?));
+            starts.push(micros(self.start(number)?));
+        }
+        // The kernel takes down what was removed while the next start is under way.
+        let mut restarts = Vec::new();
+        for (old, new) in first.zip(second.clone()) {
+            exits.push(micros(self.exit(old)?));
+            restarts.push(micros(self.start(new)?));
+        }
+        for number in second {
+            self.exit(number)?;
         }
         let sum = |samples: &[f64]| Summary::of(samples).context("nothing was timed");
         let lists = (0..LISTS).map(|_| self.list(count).map(micros)).collect::<Result<Vec<_>>>()?;
         let processes = processes::of_daemon(self.daemon.keeper()?)?;
         let (restart_ms, upgrade_ms) = (self.restart(count)?, self.upgrade(count)?);
         let (floor, start, exit, list) = (sum(&floors)?, sum(&starts)?, sum(&exits)?, sum(&lists)?);
-        Ok(Stage { containers: count, processes, floor, start, exit, list, restart_ms, upgrade_ms })
+        let start_after_removal = sum(&restarts)?;
+        Ok(Stage {
+            containers: count,
+            processes,
+            floor,
+            start,
+            start_after_removal,
+            exit,
+            list,
+            restart_ms,
+            upgrade_ms,
+        })
     }
 
     fn start(&self, number: usize) -> Result<Duration> {
@@ -250,19 +272,20 @@ fn print(outcome: &Outcome) -> Result<()> {
     writeln!(out, "{}\n{}; busybox sleep, output to files; milliseconds\n", outcome.machine.line(), outcome.version)?;
     writeln!(
         out,
-        "| containers | floor p50 | start p50 | p99 | start / floor | exit told p50 | p99 | list | restart | upgrade | PSS, KiB | descriptors |"
+        "| containers | floor p50 | start p50 | p99 | start / floor | after a removal | exit told p50 | p99 | list | restart | upgrade | PSS, KiB | descriptors |"
     )?;
-    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for stage in &outcome.stages {
         let ms = |us: f64| us / 1000.0;
         let Stage { containers, floor, start, exit, list, restart_ms, upgrade_ms, .. } = stage;
         let ratio = start.median_us / floor.median_us;
         let (pss, descriptors) = (stage.total(|usage| usage.pss_bytes) / 1024, stage.total(|usage| usage.descriptors));
         let (f, s50, s99) = (ms(floor.median_us), ms(start.median_us), ms(start.p99_us));
+        let after = ms(stage.start_after_removal.median_us);
         let (e50, e99, l) = (ms(exit.median_us), ms(exit.p99_us), ms(list.median_us));
         writeln!(
             out,
-            "| {containers} | {f:.2} | {s50:.2} | {s99:.2} | {ratio:.2} | {e50:.2} | {e99:.2} | {l:.2} | {restart_ms:.0} | {upgrade_ms:.0} | {pss} | {descriptors} |"
+            "| {containers} | {f:.2} | {s50:.2} | {s99:.2} | {ratio:.2} | {after:.2} | {e50:.2} | {e99:.2} | {l:.2} | {restart_ms:.0} | {upgrade_ms:.0} | {pss} | {descriptors} |"
         )?;
     }
     for pair in outcome.stages.windows(2) {

@@ -137,10 +137,10 @@ impl Node {
             starts.push(micros(self.start(number)?));
         }
         // The kernel takes down what was removed while the next start is under way.
-        let mut restarts = Vec::new();
+        let mut after_removals = Vec::new();
         for (old, new) in first.zip(second.clone()) {
             exits.push(micros(self.exit(old)?));
-            restarts.push(micros(self.start(new)?));
+            after_removals.push(micros(self.start(new)?));
         }
         for number in second {
             self.exit(number)?;
@@ -150,7 +150,7 @@ impl Node {
         let processes = processes::of_daemon(self.daemon.keeper()?)?;
         let (restart_ms, upgrade_ms) = (self.restart(count)?, self.upgrade(count)?);
         let (floor, start, exit, list) = (sum(&floors)?, sum(&starts)?, sum(&exits)?, sum(&lists)?);
-        let start_after_removal = sum(&restarts)?;
+        let start_after_removal = sum(&after_removals)?;
         Ok(Stage {
             containers: count,
             processes,

@@ -74,9 +74,8 @@ fn main() {
     let mut seen = BTreeSet::new();
     seen.extend(run(temp.path(), user_namespace(), false));
     seen.extend(run(temp.path(), joined_namespaces(), true));
-    // The zygote's own: only it has `/lower` and `/scratch`, and a root that may be covered. `tests/run.rs` runs them in every
-    // embedded container.
-    // Labels need a security module that most machines do not have.
+    // The zygote's own: only it has `/lower` and `/scratch`, and a root that may be covered. `tests/run.rs` runs them in
+    // every embedded container. Labels need a security module that most machines do not have.
     let elsewhere = ["overlay root", "cover root", "label"];
     println!("{} kinds of steps ran without the allocator", seen.len());
     assert_eq!(seen.len() + elsewhere.len(), Step::KINDS, "steps that ran: {seen:?}");

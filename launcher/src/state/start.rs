@@ -47,8 +47,8 @@ impl StartSocket {
         std::fs::rename(&early, self.folder.join(NAME)).map_err(|source| StateError::Io { path: early, source })
     }
 
-    /// Makes the socket, listening, to be announced. It is bound by way of the folder's descriptor, since a container's ID alone may be
-    /// longer than the 108 bytes of a socket address (unix(7)).
+    /// Makes the socket, listening, to be announced. It is bound by way of the folder's descriptor, since a container's ID
+    /// alone may be longer than the 108 bytes of a socket address (unix(7)).
     ///
     /// # Errors
     /// The file system refuses.

@@ -298,20 +298,11 @@ fn the_default_configs_mask_the_energy_meter() {
     assert_eq!(output, "0\n0\n");
 }
 
-/// A container's root covers that of the process that cloned it. Whoever takes it away finds an empty tmpfs there, which
-/// cannot be written to: no file of the host's, no /proc of its.
-#[test]
+/// What is seen below the root of a process's mount namespace when that root is taken away, with what it holds.
 #[expect(deprecated, reason = "its other form is unsafe for what may be done with descriptors, which stay shared here")]
-fn below_a_containers_root_is_nothing() {
+fn below_the_root_of(pid: i64) -> Vec<(String, usize)> {
     use rustix::fs::{Mode, OFlags, open};
     use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare};
-    let sandbox = Sandbox::new();
-    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
-    let id = sandbox.id("box");
-    daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
-    let states = daemon.brood().args(["list", "--format", "json"]).run().ok();
-    let states: Vec<Value> = serde_json::from_str(&states).unwrap();
-    let pid = &states.iter().find(|state| state["id"] == id.as_str()).unwrap()["pid"];
     let mounts = open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let look = std::thread::spawn(move || {
         unshare(UnshareFlags::FS).unwrap();
@@ -320,11 +311,43 @@ fn below_a_containers_root_is_nothing() {
         assert!(Path::new("/bin").exists());
         rustix::mount::unmount("/", rustix::mount::UnmountFlags::DETACH).unwrap();
         enter();
-        let names = fs::read_dir("/").unwrap().map(|entry| entry.unwrap().path());
-        let full = names.filter(|path| fs::read_dir(path).unwrap().next().is_some()).collect::<Vec<_>>();
-        assert_eq!(full, Vec::<std::path::PathBuf>::new());
-        assert_eq!(fs::write("/new", "").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert!(!Path::new("/bin").exists(), "the root is still there");
+        let entries = fs::read_dir("/").unwrap().map(|entry| entry.unwrap());
+        let held = |entry: &fs::DirEntry| fs::read_dir(entry.path()).map_or(0, Iterator::count);
+        let found = entries.map(|entry| (entry.file_name().into_string().unwrap(), held(&entry))).collect();
+        // Of a zygote's root, which all its containers have in common.
+        if Path::new("/lower").exists() {
+            assert_eq!(fs::write("/new", "").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        }
+        found
     });
-    look.join().unwrap();
-    daemon.brood().args(["rm", "--force", &id]).run().ok();
+    look.join().unwrap()
+}
+
+/// A container's root covers that of the process that cloned it. Whoever takes it away finds empty directories there: no
+/// file of the host's, no /proc of its. A container that could do so itself does not even have those.
+#[test]
+fn below_a_containers_root_is_nothing() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    for may_mount in [false, true] {
+        let mut bundle = Bundle::busybox(&sandbox, &format!("bundle-{may_mount}"));
+        bundle.args(&["sleep", "1000"]);
+        if may_mount {
+            for set in ["bounding", "permitted", "effective"] {
+                bundle.config["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"]);
+            }
+        }
+        bundle.write();
+        let id = sandbox.id(&format!("box-{may_mount}"));
+        daemon.brood().args(["run", "-d", "--name", &id, "--bundle"]).arg(bundle.path()).run().ok();
+        let states = daemon.brood().args(["list", "--format", "json"]).run().ok();
+        let states: Vec<Value> = serde_json::from_str(&states).unwrap();
+        let state = states.iter().find(|state| state["id"] == id.as_str()).unwrap();
+        let below = below_the_root_of(state["pid"].as_i64().unwrap());
+        let of_zygote = below.iter().any(|(name, _)| name == "lower");
+        assert_eq!(of_zygote, !may_mount, "{below:?}");
+        assert!(may_mount || below.iter().all(|(_, held)| *held == 0), "{below:?}");
+        daemon.brood().args(["rm", "--force", &id]).run().ok();
+    }
 }

@@ -15,7 +15,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Process, Spec};
 
 use super::process::ProcessOptions;
 use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
@@ -169,7 +169,12 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     steps.extend(create_hooks);
     // With a user namespace of its own a container must not take apart what it was born with: mount_namespaces(7).
-    let zygote_below = options.from_zygote && !host_files && !own_users && namespaces.is_new(LinuxNamespaceType::Mount);
+    // Whoever may mount could come to what is below, which is the zygote's and that of all its containers.
+    let zygote_below = options.from_zygote
+        && !host_files
+        && !own_users
+        && !may_mount(process)
+        && namespaces.is_new(LinuxNamespaceType::Mount);
     steps.push(match (options.no_pivot, zygote_below) {
         (_, true) => Step::CoverRoot,
         (true, false) => Step::MoveRoot,
@@ -217,6 +222,12 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     }
     launch.plan.steps = steps;
     Ok(launch)
+}
+
+/// Whether the program may ever have the capability for mounts, over the host's user namespace where it has none of its own.
+fn may_mount(process: &Process) -> bool {
+    let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().as_ref());
+    bounding.is_some_and(|set| set.contains(&Capability::SysAdmin))
 }
 
 /// Whether the child waits for hooks that the runtime runs ([`Step::RuntimeHooks`]), and the status descriptor must go both

@@ -63,6 +63,9 @@ struct Plan {
   status @6 :OptionalFd;
   # Write end of the status pipe; the child's reports go there.
 
+  zygotesEmpty @14 :Bool;
+  # Directories are masked by the zygote's empty one, /empty, and not by one of the container's own.
+
   steps @7 :List(Step);
   # In order. The last one, and no other, is exec.
 }
@@ -310,7 +313,7 @@ struct Step {
     }
 
     sessionKeyring @71 :CString;
-    # keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: a new keyring of this name.
+    # keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: the keyring of this name, or with an empty one a new keyring.
 
     sysctl :group {
       # Write a file below /proc/sys.
@@ -381,6 +384,9 @@ struct Step {
     coverRoot @109 :Void;
     # In place of pivotRoot, in a zygote's mount namespace: let go of what its root holds, and chroot(2) into the coming root.
 
+    changeRoot @111 :Void;
+    # In place of pivotRoot, in a mount namespace that is not the container's own: chroot(2) into the coming root.
+
     rootPropagation @94 :UInt64;
     # MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, perhaps with MS_REC, on the container's root.
 
@@ -393,6 +399,9 @@ struct Step {
       place @104 :CString;
       # Where: "/", or for hooks that look for it there, the root directory's path on the host.
     }
+
+    adoptRoot @110 :FdIndex;
+    # Take a directory, on what is mounted already, for the coming root.
 
     overlayRoot :group {
       # Make the coming root an overlay with an upper layer on a fresh tmpfs.

@@ -291,6 +291,7 @@ pub fn prepare(
         io: io(&reserved.dir).map_err(no_descriptor("standard descriptors"))?,
         status: status_write,
         cgroups: cgroups.entrance()?,
+        from_zygote: true,
         park,
     };
     Ok(Prepared { launch: build_exec(&process, options)?, status, notes, reserved })

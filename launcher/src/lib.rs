@@ -23,6 +23,7 @@ pub mod config;
 pub mod devices;
 pub mod exec;
 pub mod hooks;
+pub mod host_root;
 pub mod plan;
 pub mod prepare;
 pub mod remove;

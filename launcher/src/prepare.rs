@@ -2,15 +2,18 @@
 //! Used alike by the supervisor (on a thread that may block) and by the daemonless `brood-oci`.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::pipe::PipeFlags;
 
-use crate::cgroup::{Anchor, CgroupError, Cgroups, Entrance, Host, LimitError, Limits, ScopeOrder, StartError};
+use crate::cgroup::{
+    Anchor, CgroupError, Cgroups, Entrance, Hierarchy, Host, ID_BYTES_MAX, LimitError, Limits, ScopeOrder, StartError,
+};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
-use crate::plan::{self, BuildOptions, Io, Launch, PlanError};
+use crate::host_root::HostRoot;
+use crate::plan::{self, BuildOptions, FdIndex, Io, Launch, PlanError};
 use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
 
 /// Why a container could not be prepared. Nothing of it is left.
@@ -134,6 +137,8 @@ pub struct Reserved {
     cgroups: Cgroups,
     /// Keeps an empty scope from ending.
     anchor: Option<Anchor>,
+    /// Attached for it.
+    host_root: Option<HostRoot>,
     kept: bool,
 }
 
@@ -150,6 +155,24 @@ impl Reserved {
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
         self.dir.process(INIT).record_pid(pid, false)
+    }
+
+    /// Puts the root of a container without a mount namespace in its place, once it is written down.
+    fn attach(
+        &mut self,
+        state: &mut ContainerState,
+        launch: &Launch,
+        tree: FdIndex,
+        path: PathBuf,
+    ) -> Result<(), PrepareError> {
+        let refused = |path: &Path, errno| PrepareError::Plan(PlanError::path("root.path", path, errno));
+        let tree = launch.fds[usize::from(tree.0)].as_fd();
+        let root = HostRoot::of(tree, path.clone()).map_err(|errno| refused(&path, errno))?;
+        state.host_root = Some(root.clone());
+        self.dir.write_state(state)?;
+        root.attach(tree).map_err(|errno| refused(&path, errno))?;
+        self.host_root = Some(root);
+        Ok(())
     }
 
     /// Its process is in its cgroup, and nobody else has to be.
@@ -172,6 +195,7 @@ impl Drop for Reserved {
             // An unborn container's cgroups are empty, so nothing is killed and nothing waits, unless a launch was given up
             // so late that there is a child, which is being killed.
             let _ = self.cgroups.kill_and_remove(std::time::Duration::from_secs(1));
+            let _ = self.host_root.as_ref().map(HostRoot::detach);
             let _ = self.dir.remove();
         }
     }
@@ -232,7 +256,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
     }
     match order.cgroup {
         CgroupManager::Nobody => {}
-        CgroupManager::Ourselves => cgroups = places(root, &order.id, &spec, host, &limits)?,
+        CgroupManager::Ourselves => cgroups = places(root, &order, &spec, host, &limits)?,
         CgroupManager::Systemd => scope = Some(scope_of(&spec, &order.id)?),
     }
     let mut state = ContainerState {
@@ -247,6 +271,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         labels: std::mem::take(&mut order.labels),
         created: jiff::Timestamp::now().to_string(),
         cgroups,
+        host_root: None,
         owner: rustix::process::getuid().as_raw(),
         manager: order.manager,
         auto_remove: order.auto_remove,
@@ -255,7 +280,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         id: std::mem::take(&mut order.id),
     };
     let dir = root.reserve(&state)?;
-    let mut reserved = Reserved { dir, cgroups: Cgroups::default(), anchor: None, kept: false };
+    let mut reserved = Reserved { dir, cgroups: Cgroups::default(), anchor: None, host_root: None, kept: false };
     let planned = state.cgroups.clone();
     match scope {
         None => state.cgroups.make()?,
@@ -293,7 +318,8 @@ pub fn prepare(
 ) -> Result<Prepared, PrepareError> {
     let reservation = reserve(root, order)?;
     let terminal = reservation.terminal();
-    let Reservation { spec, bundle, state, kept, notes, reserved, few_processes, entrance, order } = reservation;
+    let Reservation { spec, bundle, mut state, kept, notes, mut reserved, few_processes, entrance, order } =
+        reservation;
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, childs_status) = status(&spec).map_err(PrepareError::Pipe)?;
     let without_cgroup = order.cgroup != CgroupManager::Nobody && state.cgroups.is_empty();
@@ -317,6 +343,9 @@ pub fn prepare(
     )?;
     if without_cgroup {
         launch.details.push("no writable cgroup hierarchy: the container has no cgroup of its own".to_owned());
+    }
+    if let Some((tree, path)) = launch.host_root.take() {
+        reserved.attach(&mut state, &launch, tree, path)?;
     }
     Ok(Prepared { launch, status, kept, state, notes, reserved })
 }
@@ -370,10 +399,16 @@ fn limits_of(spec: &Spec, host: &Host, ignore: bool, notes: &mut Vec<String>) ->
 }
 
 /// Where the container's cgroups go, if there are to be any.
-fn places(root: &StateRoot, id: &str, spec: &Spec, host: &Host, limits: &Limits) -> Result<Cgroups, PrepareError> {
+fn places(root: &StateRoot, order: &Order, spec: &Spec, host: &Host, limits: &Limits) -> Result<Cgroups, PrepareError> {
     let wanted = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let wanted = wanted.filter(|path| !path.as_os_str().is_empty());
-    let cgroups = Cgroups::plan(host, &limits.controllers(), |hierarchy| hierarchy.place(root.path(), id, wanted));
+    // As with runc: who calls brood-oci finds it by the container's name, unless another state directory has one of that name.
+    let id = Path::new(&order.id);
+    let is_free = || !host.hierarchies().any(|hierarchy| hierarchy.place(root.path(), &order.id, Some(id)).exists());
+    let by_name = wanted.is_none() && order.manager == Manager::Caller && order.id.len() <= ID_BYTES_MAX && is_free();
+    let given = if by_name { Some(id) } else { wanted };
+    let place = |hierarchy: &Hierarchy| hierarchy.place(root.path(), &order.id, given);
+    let cgroups = Cgroups::plan(host, &limits.controllers(), plan::writes_to_cgroups(spec), place);
     if wanted.is_some() && cgroups.is_empty() { Err(PrepareError::NoCgroup) } else { Ok(cgroups) }
 }
 

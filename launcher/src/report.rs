@@ -5,6 +5,7 @@
 //! before either, with hooks: RuntimeHooks, whereupon the reader writes one byte
 //! created, then started:   Ready, end of file | (on the connection of `start`) Execing, end of file
 //! a step failed:           ... Failed { step, op, errno }, end of file
+//! a hook failed:           ... Said, Said, ..., Failed { step, op, errno }, end of file
 //! killed on the way:       end of file without Execing or Ready
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 use rustix::io::Errno;
 
+use crate::config::one_line;
 use crate::plan::{Plan, Step, Target};
 
 /// Length of an encoded [`Report`], bytes.
@@ -26,6 +28,8 @@ pub enum Report {
     Execing,
     /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run, and one byte is to follow.
     RuntimeHooks,
+    /// A piece of what a hook that failed has written to its standard error.
+    Said(Said),
     /// A step failed and the child is about to exit.
     Failed {
         /// Position in [`Plan::steps`].
@@ -36,6 +40,36 @@ pub enum Report {
         errno: Errno,
     },
 }
+
+/// A piece of text that fits into a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    length: u8,
+    bytes: [u8; Said::BYTES_MAX],
+}
+
+impl Said {
+    /// Most bytes in one record.
+    pub const BYTES_MAX: usize = REPORT_LEN - 2;
+
+    /// The first [`Said::BYTES_MAX`] bytes of a text.
+    #[must_use]
+    pub fn of(text: &[u8]) -> Said {
+        let mut bytes = [0; Said::BYTES_MAX];
+        let mut length = 0;
+        for (place, byte) in bytes.iter_mut().zip(text) {
+            (*place, length) = (*byte, length + 1);
+        }
+        Said { length, bytes }
+    }
+
+    fn text(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or(&self.bytes)
+    }
+}
+
+/// Most of a hook's standard error that is told, in bytes.
+pub const SAID_BYTES_MAX: usize = 252;
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $text:literal;)*) => {
@@ -163,6 +197,11 @@ impl Report {
             Report::Ready => bytes[0] = 1,
             Report::Execing => bytes[0] = 2,
             Report::RuntimeHooks => bytes[0] = 4,
+            Report::Said(Said { length, bytes: text }) => {
+                bytes[0] = 5;
+                bytes[1] = length;
+                bytes[2..].copy_from_slice(&text);
+            }
             Report::Failed { step, op, errno } => {
                 bytes[0] = 3;
                 bytes[1] = op as u8;
@@ -185,6 +224,7 @@ impl Report {
                 errno: Errno::from_raw_os_error(i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])),
             }),
             4 => Some(Report::RuntimeHooks),
+            5 => Some(Report::Said(Said::of(bytes.get(2..2 + usize::from(bytes[1]))?))),
             _ => None,
         }
     }
@@ -214,6 +254,8 @@ pub struct StepError {
     pub op: Op,
     /// The kernel's reason.
     pub errno: Errno,
+    /// Of a hook: what it has written to its standard error, cut off at [`SAID_BYTES_MAX`].
+    pub said: String,
 }
 
 impl std::error::Error for StepError {}
@@ -238,14 +280,23 @@ impl std::fmt::Display for StepError {
             write!(f, ": {}", self.object)?;
         }
         match self.op {
+            Op::Call if self.step == "scheduler" && self.errno == Errno::PERM => {
+                write!(f, ": {}: {SCHEDULER_REFUSED}", errno_text(self.errno))
+            }
             Op::Call | Op::Execve => write!(f, ": {}", errno_text(self.errno)),
             // Most often the filter's doing.
             Op::HookSignal if self.errno.raw_os_error() == libc::SIGSYS => f.write_str(": signal: bad system call"),
-            Op::HookExit | Op::HookSignal => write!(f, ": {} {}", self.op.text(), self.errno.raw_os_error()),
+            Op::HookExit | Op::HookSignal => {
+                write!(f, ": {} {}, stderr: {}", self.op.text(), self.errno.raw_os_error(), self.said)
+            }
             op => write!(f, ": {}: {}", op.text(), errno_text(self.errno)),
         }
     }
 }
+
+/// Why sched_setattr(2) may refuse, which the errno does not tell apart; the first in runc's words.
+const SCHEDULER_REFUSED: &str = "a process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus), \
+    nor without CAP_SYS_NICE";
 
 /// The kernel's reason in the C library's words, without Rust's `(os error N)`, and in lower case as Go and crun have it:
 /// callers of OCI runtimes look for such words.
@@ -292,6 +343,7 @@ impl StepError {
 pub struct ReportReader {
     pending: Vec<u8>,
     last: Option<Report>,
+    said: Vec<u8>,
 }
 
 impl ReportReader {
@@ -301,6 +353,11 @@ impl ReportReader {
         while let Some((record, rest)) = self.pending.split_first_chunk::<REPORT_LEN>() {
             let report = Report::decode(*record);
             self.pending = rest.to_vec();
+            if let Some(Report::Said(piece)) = report {
+                let room = SAID_BYTES_MAX.saturating_sub(self.said.len());
+                self.said.extend(piece.text().iter().take(room));
+                continue;
+            }
             // A failure after `Execing` (execve itself) replaces it; nothing follows a failure.
             if !matches!(self.last, Some(Report::Failed { .. })) {
                 self.last = report.or(self.last);
@@ -353,20 +410,26 @@ impl ReportReader {
         }
     }
 
-    /// The outcome of a start: only the exec is left to fail.
+    /// The outcome of a start: only hooks and the exec are left to fail.
     #[must_use]
     pub fn finish_start(&self) -> Outcome {
-        self.finish_with(|_| Some(("exec", "process.args[0]".to_owned())))
+        self.finish_with(|_| match self.last {
+            Some(Report::Failed { op: Op::HookInput | Op::HookExit | Op::HookSignal | Op::HookTimeout, .. }) => {
+                Some(("hook", "error running startContainer hook".to_owned()))
+            }
+            _ => Some(("exec", "process.args[0]".to_owned())),
+        })
     }
 
     fn finish_with(&self, describe: impl FnOnce(usize) -> Option<(&'static str, String)>) -> Outcome {
         match self.last {
             Some(Report::Execing) => Outcome::Running,
             Some(Report::Ready) => Outcome::Parked,
-            None | Some(Report::RuntimeHooks) => Outcome::Vanished,
+            None | Some(Report::RuntimeHooks | Report::Said(_)) => Outcome::Vanished,
             Some(Report::Failed { step, op, errno }) => {
                 let (step, object) = describe(usize::from(step)).unwrap_or_else(|| ("unknown step", String::new()));
-                Outcome::Failed(StepError { step: step.to_owned(), object, op, errno })
+                let said = one_line(String::from_utf8_lossy(&self.said).trim()).into_owned();
+                Outcome::Failed(StepError { step: step.to_owned(), object, op, errno, said })
             }
         }
     }
@@ -379,13 +442,30 @@ mod tests {
     #[test]
     fn reports_survive_the_wire() {
         let failed = |op| Report::Failed { step: 513, op, errno: Errno::NOENT };
+        let said = [&b""[..], b"no", b"cannot"].map(|text| Report::Said(Said::of(text)));
         let all = [Report::Ready, Report::Execing, Report::RuntimeHooks]
             .into_iter()
+            .chain(said)
             .chain(Op::ALL.iter().map(|op| failed(*op)));
         for report in all {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }
         assert_eq!(Report::decode([9; REPORT_LEN]), None);
+        assert_eq!(Report::decode([5, 7, 0, 0, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn what_a_hook_says_is_quoted_in_one_line_and_not_without_end() {
+        let mut reader = ReportReader::default();
+        reader.push(&Report::Execing.encode());
+        for piece in b"no such\nthing".chunks(Said::BYTES_MAX).chain(std::iter::repeat_n(&b"......"[..], 100)) {
+            reader.push(&Report::Said(Said::of(piece)).encode());
+        }
+        reader.push(&Report::Failed { step: 0, op: Op::HookExit, errno: Errno::from_raw_os_error(3) }.encode());
+        let Outcome::Failed(error) = reader.finish_start() else { panic!("{reader:?}") };
+        let text = error.to_string();
+        assert!(text.starts_with("hook: error running startContainer hook: exit status 3, stderr: no such\\nthing..."));
+        assert!(text.len() < 400, "{text}");
     }
 
     #[test]
@@ -415,7 +495,8 @@ mod tests {
             (&by_path, Errno::NOTDIR, "exec: \"/bin/foo\": not a directory"),
             (&by_path, Errno::ACCESS, "exec: \"/bin/foo\": permission denied"),
         ] {
-            let error = StepError { step: step.name().into(), object: step.object(), op: Op::Call, errno };
+            let object = step.object();
+            let error = StepError { step: step.name().into(), object, op: Op::Call, errno, said: String::new() };
             assert_eq!(error.to_string(), format!("find executable: process.args[0]: {expected}"));
         }
     }

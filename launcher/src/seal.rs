@@ -79,6 +79,15 @@ impl SealedExe {
         overlay().or_else(|_| SealedExe::lasting())
     }
 
+    /// What it is, in a word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.0 {
+            Copy::Running | Copy::Memory(_) => "memfd",
+            Copy::Overlay(..) => "overlayfs",
+        }
+    }
+
     /// A path that execve(2) takes, in this process and in its forks.
     #[must_use]
     pub fn path(&self) -> PathBuf {

@@ -303,13 +303,15 @@ pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) }).map(drop)
 }
 
-/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: a new keyring, or one of this name that the caller may search.
+/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: a new keyring, or one of this name that the caller may search. Without a name
+/// always a new one.
 ///
 /// # Errors
 /// As keyctl(2); ENOSYS without keyrings.
 pub fn join_session_keyring(name: &CStr) -> Result<()> {
-    // SAFETY: the name is NUL-terminated.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }).map(drop)
+    let name = if name.is_empty() { std::ptr::null() } else { name.as_ptr() };
+    // SAFETY: the name is NUL-terminated, or there is none.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name) }).map(drop)
 }
 
 /// A number in decimal on the stack: no formatting machinery after the clone.

@@ -217,6 +217,7 @@ impl World<'_> {
         let process = self.spec.process().as_ref().unwrap();
         let (_console, io) = rich::io(process);
         let options = ExecOptions {
+            from_zygote: false,
             init: init.pidfd.try_clone().unwrap(),
             init_pid: init.pid,
             io,
@@ -283,6 +284,8 @@ fn spoiled() -> Vec<(Place, Step)> {
         (Early, Step::PivotRoot),
         (Early, Step::MoveRoot),
         (Early, Step::CoverRoot),
+        (Early, Step::AdoptRoot { root: MISSING }),
+        (Early, Step::ChangeRoot),
         (Early, Step::ReadonlyRoot),
         (Early, Step::ReadonlyPath(hidden("/proc"))),
         (Early, Step::MaskPath(hidden("/proc"))),

@@ -55,6 +55,23 @@ pub fn add_namespace(config: &mut Value, kind: &str) {
     push(&mut config["linux"]["namespaces"], json!({ "type": kind }));
 }
 
+/// Asks for one namespace less.
+///
+/// # Panics
+/// When the config has no list of them.
+pub fn drop_namespace(config: &mut Value, kind: &str) {
+    let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list of namespaces");
+    namespaces.retain(|namespace| namespace["type"] != kind);
+}
+
+/// Asks for a user namespace with the ids from 100,000 on.
+pub fn add_user_namespace(config: &mut Value) {
+    add_namespace(config, "user");
+    for map in ["uidMappings", "gidMappings"] {
+        config["linux"][map] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    }
+}
+
 /// Asks for one more mount, after those that are there.
 pub fn add_mount(config: &mut Value, mount: Value) {
     push(&mut config["mounts"], mount);

@@ -168,11 +168,38 @@ fn the_version_is_told_in_runcs_lines() {
         assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{text}");
         assert!(lines.iter().any(|line| line.starts_with("spec: 1.")), "{text}");
         if !binaries::oracle() {
-            assert_eq!((name, lines[1], lines.len()), ("brood-oci", "spec: 1.3.0", 2));
+            assert_eq!((name, lines.len()), ("brood-oci", 3));
+            assert!(lines[1].starts_with("commit: ") && lines[2] == "spec: 1.3.0", "{text}");
         }
     }
     let help = sandbox.oci().arg("-h").run().ok();
     for command in ["create", "exec", "features", "kill", "pause", "ps", "resume"] {
         assert!(help.contains(command), "{help}");
     }
+}
+
+/// A link `runc` to it answers as scripts around that expect.
+#[test]
+fn it_calls_itself_what_it_is_called() {
+    if binaries::oracle() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let link = sandbox.path("runc");
+    std::os::unix::fs::symlink(binaries::oci(), &link).unwrap();
+    let said = |args: &[&str]| sandbox.command(&link).arg("--root").arg(sandbox.root()).args(args).run();
+    assert!(said(&["--version"]).ok().starts_with("runc version 0."));
+    for (command, first) in
+        [(&["-h"][..], "runc - Open Container Initiative runtime"), (&["kill", "--help"], "runc kill - ")]
+    {
+        let help = said(command).ok();
+        let mut lines = help.lines();
+        assert_eq!(lines.next(), Some("NAME:"), "{help}");
+        assert!(lines.next().unwrap().trim().starts_with(first), "{help}");
+    }
+    let wrong = said(&["foo", "-h"]).expect(1);
+    assert!(wrong.one_line_error().contains("No help topic for 'foo'"), "{wrong}");
+    // After the exec from a sealed copy, too.
+    let missing = said(&["run", "--bundle", "/nowhere", &sandbox.id("box")]).expect(1);
+    assert!(missing.one_line_error().contains("runc run failed: bundle /nowhere"), "{missing}");
 }

@@ -186,8 +186,10 @@ fn a_refusal_changes_nothing(layout: Layout) {
         // The kernel's own refusal; on v2 it would kill instead.
         documents
             .push((r#"{"pids":{"limit":9},"memory":{"limit":4096}}"#, "linux.resources.memory.limit: write 4096 to"));
-        documents
-            .push((r#"{"unified":{"memory.high":"1"}}"#, "unified.memory.high: the controller is not on cgroup v2"));
+        documents.push((
+            r#"{"unified":{"memory.high":"1"}}"#,
+            "unified.memory.high: invalid configuration: the controller is not on cgroup v2",
+        ));
     }
     for (document, message) in documents {
         let update = layout.oci(&container.sandbox).args(["update", "-r", "-", &container.id]);

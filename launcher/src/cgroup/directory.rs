@@ -36,6 +36,10 @@ impl Directory {
         for directory in missing.iter().rev() {
             match fs::create_dir(directory) {
                 Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && *directory == self.path => {
+                    let reason = "container's cgroup is not empty: somebody else has just made it";
+                    return Err(failed(&self.path, "use")(std::io::Error::other(reason)));
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     // Somebody else has made it meanwhile: theirs to remove.
                     self.made = missing.iter().rev().skip_while(|made| *made != directory).nth(1).cloned();

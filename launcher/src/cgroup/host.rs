@@ -24,7 +24,7 @@ pub struct Hierarchy {
 }
 
 /// Longer IDs are cut and get a checksum: a directory entry holds 255 bytes.
-const ID_BYTES_MAX: usize = 200;
+pub(crate) const ID_BYTES_MAX: usize = 200;
 
 impl Host {
     /// Looks, once per process.

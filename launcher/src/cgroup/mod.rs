@@ -7,7 +7,8 @@
 //! | v1 | one for each of devices, memory, pids, cpuacct and freezer, and for any other controller that a limit needs |
 //! | hybrid | v2's to be born, frozen and killed by, with the processor's time; v1's of memory, pids and what a limit needs |
 //!
-//! A directory is `brood-<root>-<id>` in our own cgroup, so a delegated subtree (systemd's `Delegate=`) is enough; or what
+//! A directory is `brood-<root>-<id>` in our own cgroup, so a delegated subtree (systemd's `Delegate=`) is enough (of
+//! `brood-oci`'s, which may have no state directory of its own, `<id>`); or what
 //! `linux.cgroupsPath` says, absolute from the hierarchy's root. Where the host has no writable hierarchy, a container goes
 //! without. On v1 the child itself enters, by writing `0` to `tasks` before anything else: a single thread that moves itself
 //! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
@@ -38,6 +39,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 pub use change::ChangeError;
+pub(crate) use host::ID_BYTES_MAX;
 pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
@@ -151,14 +153,15 @@ pub struct Entrance {
 impl Cgroups {
     /// Where a container's directories go; nothing is made yet. `needed` names controllers beside those that every
     /// container has; and where somebody made the directory, or one above it, for the container's sake (a pod's), it has
-    /// one of that hierarchy too.
+    /// one of that hierarchy too. One that may write to its cgroups has its own in `every` hierarchy.
     #[must_use]
-    pub fn plan(host: &Host, needed: &[&str], place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
+    pub fn plan(host: &Host, needed: &[&str], every: bool, place: impl Fn(&Hierarchy) -> PathBuf) -> Cgroups {
         let always = if host.unified().is_some() { &BESIDE_V2[..] } else { &WITHOUT_V2 };
         let wanted: Vec<&str> = always.iter().chain(needed).copied().collect();
         let v1 = host.hierarchies().filter(|hierarchy| {
             hierarchy.version == Version::V1
-                && (wanted.iter().any(|controller| hierarchy.has(controller))
+                && (every
+                    || wanted.iter().any(|controller| hierarchy.has(controller))
                     || hierarchy.is_prepared(&place(hierarchy)))
         });
         let directories =
@@ -235,7 +238,8 @@ impl Cgroups {
         let (path, anchor) = order.start(limits, !host.is_v2_only())?;
         self.scope = Some(scope);
         let path = path.strip_prefix("/").unwrap_or(&path);
-        let mut planned = Cgroups::plan(host, &limits.controllers(), |hierarchy| hierarchy.mount_point.join(path));
+        let mut planned =
+            Cgroups::plan(host, &limits.controllers(), false, |hierarchy| hierarchy.mount_point.join(path));
         let named =
             host.hierarchies().filter(|hierarchy| hierarchy.version == Version::V1 && hierarchy.controllers.is_empty());
         let named = named.map(|hierarchy| Directory::plan(hierarchy, hierarchy.mount_point.join(path)));
@@ -294,13 +298,16 @@ impl Cgroups {
             }
             let unknown = controllers.iter().flatten().find(|controller| self.with(controller).is_none());
             if let Some(unknown) = unknown {
-                return Err(format!("cgroup {text:?}: the container has no cgroup of controller {unknown:?}"));
+                return Err(format!(
+                    "cgroup {text:?}: unknown controller {unknown:?}: the container has no cgroup of it"
+                ));
             }
             for directory in &mut below.directories {
                 if controllers.as_ref().is_none_or(|some| some.iter().any(|controller| directory.has(controller))) {
                     directory.path.extend(&parts);
                     if !directory.path.is_dir() {
-                        return Err(format!("cgroup {text:?}: {} does not exist", directory.path.display()));
+                        let path = directory.path.display();
+                        return Err(format!("cgroup {text:?}: error adding pid to {path}: no such file or directory"));
                     }
                 }
             }

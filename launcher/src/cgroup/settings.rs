@@ -340,7 +340,7 @@ impl Settings<'_> {
             return wrong(&field, "is no file of a cgroup, such as memory.high");
         };
         if controller != "cgroup" && !self.is_v2(controller) {
-            return wrong(&field, "the controller is not on cgroup v2");
+            return wrong(&field, "invalid configuration: the controller is not on cgroup v2");
         }
         self.add(&field, controller, file, value);
         Ok(())
@@ -473,7 +473,7 @@ mod tests {
             (
                 r#"{"unified":{"memory.high":"1"}}"#,
                 Version::V1,
-                "unified.memory.high: the controller is not on cgroup v2",
+                "unified.memory.high: invalid configuration: the controller is not on cgroup v2",
             ),
             (
                 r#"{"hugepageLimits":[{"pageSize":"2 MB","limit":1}]}"#,

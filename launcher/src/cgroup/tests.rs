@@ -17,7 +17,7 @@ pub(super) fn planned(name: &str, leaf: &str, v1_only: bool) -> Cgroups {
             Some(Path::new(&format!("brood-unit-{name}-{}/{leaf}", std::process::id()))),
         )
     };
-    let mut cgroups = Cgroups::plan(host, &["freezer"], place);
+    let mut cgroups = Cgroups::plan(host, &["freezer"], false, place);
     assert!(cgroups.unified().is_some(), "these tests need a writable cgroup v2 hierarchy");
     if v1_only {
         cgroups.directories.retain(|directory| directory.version == Version::V1);

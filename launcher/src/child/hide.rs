@@ -10,7 +10,7 @@ use super::target::{open_beneath, open_inside};
 use super::{Child, Done, During, Failure};
 use crate::plan::{HiddenPath, Slot};
 use crate::report::Op;
-use crate::sys;
+use crate::{sys, zygote};
 
 impl Child<'_> {
     /// Opens a path that may be missing.
@@ -47,6 +47,10 @@ impl Child<'_> {
             return attach(clone_mount(self.null()?.as_fd(), false)?.as_fd(), object.as_fd());
         }
         // One empty directory for all of them: a superblock each is memory and shrinker work for nothing.
+        if self.empty.is_none() && self.birth.plan.zygotes_empty {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            self.empty = Some(rustix::fs::open(zygote::EMPTY, flags, Mode::empty()).during(Op::Source)?);
+        }
         if let Some(empty) = &self.empty {
             return attach(clone_mount(empty.as_fd(), false)?.as_fd(), object.as_fd());
         }

@@ -12,7 +12,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use super::namespace::await_byte;
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure, ProgramArrays};
 use crate::plan::{Hook, HookKind, StateText};
-use crate::report::{Op, Report};
+use crate::report::{Op, Report, SAID_BYTES_MAX, Said};
 use crate::sys::{self, CloneArgs, Cloned, Decimal};
 
 impl Child<'_> {
@@ -22,8 +22,8 @@ impl Child<'_> {
         await_byte(status, Op::AwaitHooks)
     }
 
-    /// Runs one hook to its end. Its standard input is a file in memory: however large the state is and whether or not the
-    /// hook reads it, nobody waits for anybody.
+    /// Runs one hook to its end. Its standard input is a file in memory, and so is its standard error: however large the state
+    /// is and whether or not the hook reads it, nobody waits for anybody.
     pub(super) fn hook(&mut self, hook: &Hook) -> Done {
         let arrays = self.birth.programs.get(self.programs_run);
         let arrays = arrays.ok_or(Failure { op: Op::Call, errno: Errno::INVAL })?;
@@ -34,6 +34,7 @@ impl Child<'_> {
         }
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let input = state_file(&hook.state, pid).during(Op::HookInput)?;
+        let output = rustix::fs::memfd_create(c"brood-hook-stderr", MemfdFlags::CLOEXEC).during(Op::HookInput)?;
         let args = CloneArgs { flags: 0, exit_signal: libc::SIGCHLD as u64, cgroup: None };
         // SAFETY: a child of a clone has one thread.
         let cloned = match unsafe { sys::clone3(args) } {
@@ -43,8 +44,19 @@ impl Child<'_> {
             cloned => cloned,
         };
         match cloned.during(Op::Call)? {
-            Cloned::Child => become_hook(hook, arrays, input.as_fd()),
-            Cloned::Parent { pidfd, .. } => await_hook(&pidfd, hook.timeout),
+            Cloned::Child => become_hook(hook, arrays, input.as_fd(), output.as_fd()),
+            Cloned::Parent { pidfd, .. } => {
+                await_hook(&pidfd, hook.timeout).inspect_err(|_| self.quote(output.as_fd()))
+            }
+        }
+    }
+
+    /// What a hook that failed has written to its standard error, as far as there is room for it in a message.
+    fn quote(&self, output: BorrowedFd<'_>) {
+        let mut text = [0; SAID_BYTES_MAX];
+        let length = rustix::io::pread(output, &mut text[..], 0).unwrap_or(0);
+        for piece in text.get(..length).unwrap_or_default().chunks(Said::BYTES_MAX) {
+            self.report(Report::Said(Said::of(piece)));
         }
     }
 }
@@ -66,8 +78,10 @@ fn state_file(state: &StateText, pid: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// The child of the child. Whatever fails here is told by the exit status alone, as a shell does: 127.
-fn become_hook(hook: &Hook, arrays: &ProgramArrays<'_>, input: BorrowedFd<'_>) -> ! {
-    let ready = sys::dup_to(input, 0).and_then(|()| sys::close_range_cloexec(FIRST_OTHER_FD));
+fn become_hook(hook: &Hook, arrays: &ProgramArrays<'_>, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> ! {
+    let ready = sys::dup_to(input, 0)
+        .and_then(|()| sys::dup_to(output, 2))
+        .and_then(|()| sys::close_range_cloexec(FIRST_OTHER_FD));
     if ready.is_ok() {
         let _ = sys::execve(&hook.path, &arrays.argv, &arrays.env);
     }

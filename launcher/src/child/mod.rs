@@ -31,6 +31,7 @@ use crate::plan::{FdIndex, Plan, Step};
 use crate::report::{Op, Report};
 use crate::sys::{self, CStrArray};
 
+pub(crate) use mount::new_filesystem;
 pub(crate) use target::open_or_make_path;
 
 /// Why a step failed.
@@ -210,6 +211,7 @@ impl<'a> Child<'a> {
             Step::MemoryPolicy { mode, nodes } => sys::set_memory_policy(*mode, nodes).during(Op::Call),
             Step::Label { module, text } => self.label(*module, text),
             Step::AttachRoot { tree, place } => self.attach_root(*tree, place),
+            Step::AdoptRoot { root } => self.adopt_root(*root),
             Step::OverlayRoot { lower, upper_size } => self.overlay_root(*lower, upper_size),
             Step::MountFilesystem { target, fstype, source, parameters, attrs, copy_up, slot, .. } => self
                 .mount_filesystem(target, fstype, source, parameters, attrs, *copy_up)
@@ -223,6 +225,7 @@ impl<'a> Child<'a> {
             Step::PivotRoot => self.pivot_root(),
             Step::MoveRoot => self.move_root(),
             Step::CoverRoot => self.cover_root(),
+            Step::ChangeRoot => self.change_root(),
             Step::RootPropagation(flags) => self.root_propagation(*flags),
             Step::MakeWorkingDirectory(path) => self.make_working_directory(path),
             Step::ReadonlyRoot => self.readonly_root(),

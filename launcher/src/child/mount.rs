@@ -41,9 +41,8 @@ pub(super) fn clone_mount(object: BorrowedFd<'_>, recursive: bool) -> Result<Own
     rustix::mount::open_tree(object, c"", flags).during(Op::CloneMount)
 }
 
-/// chroot(2) into what is mounted on the namespace's root. The kernel does not take its processes for confined ones,
-/// whom it would deny user namespaces (`current_chrooted` in fs/namespace.c).
-fn enter_covering_root(root: BorrowedFd<'_>) -> Done {
+/// chroot(2) into a directory.
+fn enter_root(root: BorrowedFd<'_>) -> Done {
     rustix::process::fchdir(root).during(Op::ChangeDirectory)?;
     rustix::process::chroot(c".").during(Op::ChangeDirectory)?;
     rustix::process::chdir(c"/").during(Op::ChangeDirectory)
@@ -69,7 +68,7 @@ fn same_mounted_object(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<boo
 }
 
 /// A new superblock as a detached mount.
-pub(super) fn new_filesystem(
+pub(crate) fn new_filesystem(
     fstype: &CStr,
     source: &CStr,
     parameters: &[FsParameter],
@@ -127,6 +126,12 @@ impl Child<'_> {
         let in_place = rustix::mount::move_mount(tree, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
         in_place.during(Op::Attach).or_else(|_| attach_on_root(tree))?;
         self.root = Some(tree);
+        Ok(())
+    }
+
+    /// In the host's mount namespace, or in that of a container that has the host's: nothing is mounted here.
+    pub(super) fn adopt_root(&mut self, root: FdIndex) -> Done {
+        (self.root, self.made_root) = (Some(self.fd(root)?), None);
         Ok(())
     }
 
@@ -284,17 +289,23 @@ impl Child<'_> {
                 done => done?,
             }
         }
-        enter_covering_root(root)
+        enter_root(root)
+    }
+
+    /// As runc: nothing else is between such a container and the host's files.
+    pub(super) fn change_root(&self) -> Done {
+        enter_root(self.root()?)
     }
 
     /// After pivot_root(2), too, a root covers another: the namespace's first, which nobody can move. Here it covers the
-    /// zygote's, too, of which nothing is left but a read-only tmpfs with empty directories.
+    /// zygote's, too, of which nothing is left but a read-only tmpfs with empty directories. The kernel does not take the
+    /// container's processes for confined ones, whom it would deny user namespaces (`current_chrooted` in fs/namespace.c).
     pub(super) fn cover_root(&self) -> Done {
         let root = self.root()?;
         for path in [c"/proc", c"/sys"] {
             let_go(path)?;
         }
-        enter_covering_root(root)
+        enter_root(root)
     }
 
     pub(super) fn root_propagation(&self, flags: u64) -> Done {

@@ -25,9 +25,11 @@ pub(super) fn sysctls(spec: &Spec, steps: &mut Vec<Step>) -> Result<(), PlanErro
     Ok(())
 }
 
-/// The session keyring of a container, by its name: an exec joins the one that the init process made.
-pub(super) fn session_keyring(id: &str) -> Result<Step, PlanError> {
-    Ok(Step::SessionKeyring(c_string("id", format!("_ses.{id}"))?))
+/// The session keyring of a container, by its name: an exec joins the one that the init process made. By a zygote every
+/// process gets its own, without a name: the kernel looks through the names of all keyrings, one by one, to find one.
+pub(super) fn session_keyring(id: &str, from_zygote: bool) -> Result<Step, PlanError> {
+    let name = if from_zygote { String::new() } else { format!("_ses.{id}") };
+    Ok(Step::SessionKeyring(c_string("id", name)?))
 }
 
 /// Scheduling and I/O priority of a process.

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxNamespace, LinuxNamespaceType, LinuxNetDevice, Process, Spec};
 
+use super::mounts::RootKind;
 use super::process::ProcessOptions;
 use super::{HookKind, IdMaps, Launch, Namespace, NamespaceKind, NetDevice, Step};
 use super::{attributes, hooks, id_maps, mounts, process};
@@ -95,7 +96,7 @@ impl PlanError {
     }
 
     /// A host path that a field names and that could not be opened.
-    pub(super) fn path(field: impl Into<String>, path: &Path, errno: rustix::io::Errno) -> PlanError {
+    pub(crate) fn path(field: impl Into<String>, path: &Path, errno: rustix::io::Errno) -> PlanError {
         PlanError::new(field, format!("{}: {}", path.display(), errno_text(errno)))
     }
 }
@@ -140,7 +141,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     launch.plan.net_devices = net_devices(spec)?;
     enter_namespaces(spec, &namespaces, &mut launch, &mut steps)?;
     if options.new_keyring {
-        steps.push(attributes::session_keyring(&options.container.id)?);
+        steps.push(attributes::session_keyring(&options.container.id, options.from_zygote)?);
     }
     attributes::sysctls(spec, &mut steps)?;
 
@@ -148,18 +149,28 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     // Programs of the host's run in the container's mount namespace, or enter it, and expect the host's files there; a
     // zygote's own holds none.
     let host_files = needs_answers(spec) || !create_hooks.is_empty();
-    if options.from_zygote && host_files {
+    let own_mounts = namespaces.has(LinuxNamespaceType::Mount);
+    if rootless::needed() && !own_mounts {
+        let problem = "an ordinary user needs a mount namespace: {\"type\": \"mount\"}";
+        return Err(PlanError::new("linux.namespaces", problem));
+    }
+    if options.from_zygote && (host_files || !own_mounts) {
         let path = Path::new("/proc/self/ns/mnt");
         let own =
             open_namespace(LinuxNamespaceType::Mount, path).map_err(|problem| PlanError::new("hooks", problem))?;
         let fd = launch.add_fd(own);
         launch.plan.born.push(Namespace { kind: NamespaceKind::Mount, fd });
     }
-    if !options.from_zygote || host_files {
+    if own_mounts && (!options.from_zygote || host_files) {
         steps.push(Step::PrivateMounts);
     }
-    let in_its_place = host_files && !options.no_pivot;
-    let root = mounts::root(spec, &options.bundle, options.host_overlay, in_its_place, &mut launch, &mut steps)?;
+    let root = match (options.host_overlay, own_mounts) {
+        (true, _) => RootKind::HostOverlay,
+        (false, false) => RootKind::OfTheHost,
+        (false, true) if host_files && !options.no_pivot => RootKind::InItsPlace,
+        (false, true) => RootKind::Covering,
+    };
+    let root = mounts::root(spec, &options.bundle, root, &mut launch, &mut steps)?;
     let own_cgroups = namespaces.is_new(LinuxNamespaceType::Cgroup);
     mounts::list(spec, &options.bundle, own_cgroups, &options.container.cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
@@ -175,7 +186,10 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
         && !own_users
         && !may_mount(process)
         && namespaces.is_new(LinuxNamespaceType::Mount);
+    // One file system less for each container; nobody who could write to it gets it.
+    launch.plan.zygotes_empty = zygote_below;
     steps.push(match (options.no_pivot, zygote_below) {
+        _ if !own_mounts => Step::ChangeRoot,
         (_, true) => Step::CoverRoot,
         (true, false) => Step::MoveRoot,
         (false, false) => Step::PivotRoot,
@@ -215,7 +229,13 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     steps.extend(last);
     // As runc: with the limits, the filter and, unless they have their own, the environment of the program.
     let env = if let Some(Step::Exec { env, .. }) = &program { env.as_slice() } else { &[] };
-    steps.extend(hooks::child_hooks(spec, HookKind::StartContainer, &options.container, env)?);
+    let start_hooks = hooks::child_hooks(spec, HookKind::StartContainer, &options.container, env)?;
+    // Not with a limit on the size of files, though: what they read and say is one, in memory.
+    let files = |step: &Step| matches!(step, Step::Rlimit(limit) if limit.resource == libc::RLIMIT_FSIZE);
+    let later = if start_hooks.is_empty() { None } else { steps.iter().position(files) };
+    let later = later.map(|at| steps.remove(at));
+    steps.extend(start_hooks);
+    steps.extend(later);
     steps.extend(program);
     if own_users || !launch.plan.net_devices.is_empty() {
         steps.insert(0, Step::AwaitParent);

@@ -11,12 +11,24 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Mount, Spec};
+
 use super::bind::open_tree;
 use super::build::{PlanError, c_string};
 use super::mount_options::Options;
 use super::mounts::{Entry, target, target_at};
 use super::{FsParameter, Launch, MountAttrs, Step, TargetKind, TreeSource};
 use crate::cgroup::Cgroups;
+
+/// Whether a container gets to write to its cgroups, and so is to have its own in every hierarchy.
+#[must_use]
+pub(crate) fn writes_to_cgroups(spec: &Spec) -> bool {
+    let writable = |mount: &Mount| {
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    };
+    spec.mounts().iter().flatten().any(writable)
+}
 
 /// The host's hierarchies.
 #[derive(Debug, Default)]

@@ -38,6 +38,8 @@ pub struct ExecOptions {
     pub cgroups: Entrance,
     /// What of the container's configuration holds for every process in it.
     pub kept: Kept,
+    /// Whether the cloning process is a zygote.
+    pub from_zygote: bool,
     /// The container as the receiver of a seccomp listener gets to see it.
     pub container: ContainerState,
     /// The listening socket at which it waits for its start; `None` to run at once.
@@ -87,7 +89,7 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     let initial = attributes::affinity("initial", initial.and_then(Option::as_ref))?;
     if let Some(Step::CpuAffinity(mask)) = &initial {
         let digits: String = mask.iter().rev().map(|word| format!("{word:016x}")).collect();
-        launch.details.push(format!("initial CPU affinity: 0x{}", digits.trim_start_matches('0')));
+        launch.details.push(format!("nsexec: affinity: 0x{}", digits.trim_start_matches('0')));
     }
     steps.extend(initial.or_else(attributes::every_cpu));
     let mut namespaces = namespaces & !libc::CLONE_NEWPID;
@@ -120,9 +122,14 @@ pub fn build_exec(process: &Process, options: ExecOptions) -> Result<Launch, Pla
     if owner {
         steps.push(Step::EnterUserNamespace);
     }
+    if options.container.host_root.is_some() {
+        // It has the host's mount namespace, whose root is not the container's.
+        let directory = root.directory().map_err(|error| PlanError::new("container", format!("its root: {error}")))?;
+        steps.extend([Step::AdoptRoot { root: launch.add_fd(directory) }, Step::ChangeRoot]);
+    }
     steps.push(Step::NewSession);
     if !options.kept.callers_keyring {
-        steps.push(attributes::session_keyring(&options.container.id)?);
+        steps.push(attributes::session_keyring(&options.container.id, options.from_zygote)?);
     }
     steps.extend(attributes::affinity("final", last.and_then(Option::as_ref))?);
     launch.plan.preserve = options.preserve.into_iter().map(|fd| launch.add_fd(fd)).collect();

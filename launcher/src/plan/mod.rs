@@ -33,6 +33,7 @@ use std::num::NonZero;
 
 pub use attributes::enabled;
 pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
+pub(crate) use cgroup_mounts::writes_to_cgroups;
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
 pub use mount_options::known_options as known_mount_options;
@@ -54,6 +55,8 @@ pub struct Launch {
     pub fds: Vec<std::os::fd::OwnedFd>,
     /// What was taken in another way than it may have been meant: details for who debugs a profile.
     pub details: Vec<String>,
+    /// The root of a container without a mount namespace, and its place: to be attached there before the clone.
+    pub host_root: Option<(FdIndex, std::path::PathBuf)>,
 }
 
 impl Launch {
@@ -98,6 +101,8 @@ pub struct Plan {
     pub cgroup: Option<FdIndex>,
     /// Write end of the status pipe; the child's reports go there (`crate::report`).
     pub status: Option<FdIndex>,
+    /// Whether directories are masked by the zygote's empty one ([`crate::zygote::EMPTY`]), and not by one of the container's own.
+    pub zygotes_empty: bool,
     /// What the child does, in order. The last one is [`Step::Exec`].
     pub steps: Vec<Step>,
 }

@@ -21,6 +21,7 @@ use crate::cgroup::Cgroups;
 use crate::sys;
 
 /// The coming root, for look-ups that happen before the clone (passwd).
+#[derive(Debug)]
 pub(super) struct RootFs(OwnedFd);
 
 impl RootFs {
@@ -29,6 +30,11 @@ impl RootFs {
         use rustix::fs::{Mode, OFlags};
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty()).map(RootFs)
+    }
+
+    /// For a process that is to have the same.
+    pub(super) fn directory(&self) -> std::io::Result<OwnedFd> {
+        self.0.try_clone()
     }
 
     /// Reads a small file of the rootfs, resolved inside it; `None` when there is none or it is no regular file.
@@ -48,12 +54,24 @@ impl RootFs {
     }
 }
 
-/// The step that makes the root; `in_its_place` in a copy of the host's mount namespace, for hooks that look for it there.
+/// How the root comes to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RootKind {
+    /// An overlay on the host's.
+    HostOverlay,
+    /// A tree on `/`.
+    Covering,
+    /// A tree at its path, in a copy of the host's mount namespace, for hooks that look for it there.
+    InItsPlace,
+    /// The same in the host's mount namespace.
+    OfTheHost,
+}
+
+/// The step that makes the root.
 pub(super) fn root(
     spec: &Spec,
     bundle: &Path,
-    host_overlay: bool,
-    in_its_place: bool,
+    root: RootKind,
     launch: &mut Launch,
     steps: &mut Vec<Step>,
 ) -> Result<RootFs, PlanError> {
@@ -61,6 +79,7 @@ pub(super) fn root(
     let path = bundle.join(configured.path());
     let fail = |errno| PlanError::path("root.path", &path, errno);
     // What an overlay is made of receives nothing any more.
+    let host_overlay = root == RootKind::HostOverlay;
     let kept = if host_overlay { libc::MS_PRIVATE } else { wanted_propagation(spec) };
     let tree = open_tree(&path, !host_overlay, kept).map_err(fail)?;
     if kept == libc::MS_SHARED {
@@ -74,11 +93,17 @@ pub(super) fn root(
     }
     let look = RootFs(tree.try_clone().map_err(|error| fail(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?);
     let tree = launch.add_fd(tree);
-    steps.push(if host_overlay {
-        Step::OverlayRoot { lower: tree, upper_size: CString::default() }
-    } else {
-        let place = std::fs::canonicalize(&path).ok().filter(|_| in_its_place);
-        Step::AttachRoot { tree, place: path_text("root.path", place.as_deref().unwrap_or(Path::new("/")))? }
+    let place = |path: &Path| path_text("root.path", path);
+    let in_its_place =
+        || std::fs::canonicalize(&path).map_err(|error| fail(Errno::from_io_error(&error).unwrap_or(Errno::IO)));
+    steps.push(match root {
+        RootKind::HostOverlay => Step::OverlayRoot { lower: tree, upper_size: CString::default() },
+        RootKind::Covering => Step::AttachRoot { tree, place: place(Path::new("/"))? },
+        RootKind::InItsPlace => Step::AttachRoot { tree, place: place(&in_its_place()?)? },
+        RootKind::OfTheHost => {
+            launch.host_root = Some((tree, in_its_place()?));
+            Step::AdoptRoot { root: tree }
+        }
     });
     Ok(look)
 }

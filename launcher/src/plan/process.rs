@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::CString;
 
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
+use rustix::process::Resource;
 use rustix::thread::CapabilitySet;
 
 use crate::rootless;
@@ -54,7 +55,8 @@ pub(super) fn steps(
     let ProcessOptions { kept, container, init_pid, root, io, console, own_users, groups_like, die_with_parent } =
         options;
     let user = process.user();
-    let own_nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let own = |resource| rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let (own_nofile, own_fsize) = (own(Resource::Nofile), own(Resource::Fsize));
     let mut last = Vec::with_capacity(3);
     for limit in process.rlimits().iter().flatten() {
         let (soft, hard) = (limit.soft(), limit.hard());
@@ -62,7 +64,7 @@ pub(super) fn steps(
         // Raising it needs a privilege that is dropped below, or with the user namespace; lowering it can wait.
         if limit.resource == libc::RLIMIT_NOFILE && hard <= own_nofile {
             last.push(Step::Rlimit(limit));
-        } else if own_users {
+        } else if own_users && !(limit.resource == libc::RLIMIT_FSIZE && hard <= own_fsize) {
             launch.plan.rlimits.push(limit);
         } else {
             steps.push(Step::Rlimit(limit));

@@ -53,7 +53,7 @@ pub enum Step {
     RuntimeHooks,
     /// Run a hook in the container's namespaces.
     Hook(Hook),
-    /// Join a new session keyring of this name (keyctl(2)); none where the kernel has no keyrings.
+    /// Join a session keyring of this name, or without a name a new one (keyctl(2)); none where the kernel has no keyrings.
     SessionKeyring(CString),
     /// Write a file below `/proc/sys`, which the kernel resolves in the namespaces of the child.
     Sysctl {
@@ -97,6 +97,11 @@ pub enum Step {
         tree: FdIndex,
         /// Where: `/`, or for hooks that enter the mount namespace and look for it there, its path on the host.
         place: CString,
+    },
+    /// Take what is mounted already, in a mount namespace that is not the container's own, for the coming root.
+    AdoptRoot {
+        /// Its top directory.
+        root: FdIndex,
     },
     /// Make the coming root an overlay: `lower` read-only below, a fresh tmpfs above that goes with the container.
     OverlayRoot {
@@ -175,6 +180,8 @@ pub enum Step {
     /// In place of `PivotRoot`, where the root of a zygote is below: let go of what that holds, and chroot(2) into the
     /// coming root. pivot_root(2) looks at every task of the machine, this at none.
     CoverRoot,
+    /// In place of `PivotRoot`, where the mount namespace is not the container's own: chroot(2) into the coming root.
+    ChangeRoot,
     /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`, perhaps with `MS_REC`, on the container's root.
     RootPropagation(u64),
     /// Make the directory that the program is to begin in, and those above it, where they are missing.
@@ -269,7 +276,7 @@ pub enum Step {
 
 impl Step {
     /// How many kinds of steps there are.
-    pub const KINDS: usize = 53;
+    pub const KINDS: usize = 55;
 
     /// The step's name as errors, logs and documents give it.
     #[must_use]
@@ -299,6 +306,7 @@ impl Step {
             Step::MemoryPolicy { .. } => "memory policy",
             Step::Label { .. } => "label",
             Step::AttachRoot { .. } => "attach root",
+            Step::AdoptRoot { .. } => "adopt root",
             Step::OverlayRoot { .. } => "overlay root",
             Step::MountFilesystem { .. } => "mount file system",
             Step::MountTree { .. } => "bind mount",
@@ -308,6 +316,7 @@ impl Step {
             Step::PivotRoot => "pivot root",
             Step::MoveRoot => "move root",
             Step::CoverRoot => "cover root",
+            Step::ChangeRoot => "change root",
             Step::RootPropagation(_) => "root propagation",
             Step::MakeWorkingDirectory(_) => "make working directory",
             Step::ReadonlyRoot => "read-only root",
@@ -396,10 +405,12 @@ impl Step {
             | Step::RuntimeHooks
             | Step::SessionKeyring(_)
             | Step::AttachRoot { .. }
+            | Step::AdoptRoot { .. }
             | Step::OverlayRoot { .. }
             | Step::PivotRoot
             | Step::MoveRoot
             | Step::CoverRoot
+            | Step::ChangeRoot
             | Step::ReadonlyRoot
             | Step::Umask(_)
             | Step::Stdio { .. }

@@ -35,6 +35,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroups;
+use crate::host_root::HostRoot;
 
 pub use exit::{ExitRecord, PressureTotals, Rusage};
 pub use folder::ProcessDir;
@@ -120,6 +121,9 @@ pub struct ContainerState {
     pub created: String,
     /// Its cgroups.
     pub cgroups: Cgroups,
+    /// The mount that it has in the host's mount namespace, for want of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_root: Option<HostRoot>,
     /// Delete it when its init process ends.
     pub auto_remove: bool,
     /// The process that looks after an embedded container.

@@ -13,13 +13,15 @@
 
 pub mod frame;
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags};
 
-use crate::plan::wire;
+use crate::child::new_filesystem;
+use crate::plan::{FsParameter, wire};
 use crate::spawn::{Host, SpawnError, Spawned};
 use crate::sys;
 
@@ -60,10 +62,14 @@ fn launch(host: &Host, request: &frame::Request) -> Result<Spawned, SpawnError> 
     host.spawn(&plan, &request.fds)
 }
 
-/// Exchanges the host's mount table for a tmpfs that holds four directories:
+/// An empty directory on a file system that has room for nothing.
+pub(crate) const EMPTY: &CStr = c"/empty";
+
+/// Exchanges the host's mount table for a tmpfs that holds five directories:
 ///
 /// | directory | for |
 /// | --- | --- |
+/// | `/empty` | masked directories of containers |
 /// | `/proc`, `/sys` | identity maps; and a user namespace may mount these two only where an unhidden one is in sight |
 /// | `/lower`, `/scratch` | `OverlayRoot` |
 fn private_root() -> Result<(), Errno> {
@@ -72,7 +78,7 @@ fn private_root() -> Result<(), Errno> {
     sys::mount_setattr(old_root.as_fd(), true, 0, 0, libc::MS_PRIVATE)?;
     let root = filesystem(c"tmpfs")?;
     rustix::mount::move_mount(&root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    for name in [c"proc", c"sys", c"lower", c"scratch"] {
+    for name in [c"proc", c"sys", c"empty", c"lower", c"scratch"] {
         rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
     }
     for (fstype, name) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
@@ -80,6 +86,9 @@ fn private_root() -> Result<(), Errno> {
         let mount = filesystem(fstype).or_else(|_| copy_of_the_hosts(&old_root, name))?;
         rustix::mount::move_mount(&mount, c"", &root, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     }
+    let empty = new_filesystem(c"tmpfs", c"tmpfs", &no_room(), None, libc::MOUNT_ATTR_RDONLY);
+    let empty = empty.map_err(|failure| failure.errno())?;
+    rustix::mount::move_mount(&empty, c"", &root, c"empty", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     rustix::process::fchdir(&root)?;
     rustix::process::pivot_root(c".", c".")?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
@@ -87,13 +96,19 @@ fn private_root() -> Result<(), Errno> {
     sys::mount_setattr(root.as_fd(), false, libc::MOUNT_ATTR_RDONLY, 0, 0)
 }
 
-fn copy_of_the_hosts(old_root: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+/// Read-only as a whole, and with no inode but its root's.
+fn no_room() -> [FsParameter; 2] {
+    let flag = FsParameter { key: c"ro".to_owned(), value: None };
+    [flag, FsParameter { key: c"nr_inodes".to_owned(), value: Some(c"1".to_owned()) }]
+}
+
+fn copy_of_the_hosts(old_root: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
     use rustix::mount::OpenTreeFlags;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     rustix::mount::open_tree(old_root, name, flags)
 }
 
-fn filesystem(fstype: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+fn filesystem(fstype: &CStr) -> Result<OwnedFd, Errno> {
     let fs = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(&fs)?;
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())

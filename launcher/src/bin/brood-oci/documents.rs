@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::list::print;
+use crate::name;
 
 /// The newest runtime-spec this runtime follows.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -108,6 +109,14 @@ fn make_rootless(document: &mut Value) {
     }
 }
 
+/// What was built: whoever builds may say so by `BROOD_COMMIT`.
+const COMMIT: &str = match option_env!("BROOD_COMMIT") {
+    Some(commit) => commit,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// Three lines, which callers take apart.
 pub fn version() -> anyhow::Result<ExitCode> {
-    print(&format!("brood-oci version {}\nspec: {OCI_VERSION}\n", env!("CARGO_PKG_VERSION")))
+    let (name, version) = (name::own(), env!("CARGO_PKG_VERSION"));
+    print(&format!("{name} version {version}\ncommit: {COMMIT}\nspec: {OCI_VERSION}\n"))
 }

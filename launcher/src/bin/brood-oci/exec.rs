@@ -119,6 +119,7 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     };
     let options = ExecOptions {
         kept: dir.read_kept()?,
+        from_zygote: false,
         container: state,
         init,
         init_pid: record.pid,

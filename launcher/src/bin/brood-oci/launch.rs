@@ -8,7 +8,7 @@ use anyhow::Context;
 use brood_launcher::hooks::{self, Point};
 use brood_launcher::plan::{Io, Launch, Stdio, Step};
 use brood_launcher::prepare::{self, Order, PrepareError, Prepared, Source};
-use brood_launcher::report::{Outcome, ReportReader, StepError};
+use brood_launcher::report::{Op, Outcome, ReportReader, StepError, errno_text};
 use brood_launcher::rootless;
 use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, INIT, Kept, Manager, now_ns};
@@ -20,6 +20,7 @@ use crate::console::{self, Console};
 use crate::inherited::Inherited;
 use crate::lifecycle;
 use crate::messages::Messages;
+use crate::name;
 use crate::runtime::Runtime;
 use crate::signals::Forwarder;
 
@@ -83,15 +84,36 @@ pub struct RunArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum NotStarted {
     /// A step failed.
-    #[error(transparent)]
+    #[error("unable to start container process: {}{}", during(.0), .0)]
     Step(#[from] StepError),
     /// The child was killed on its way.
-    #[error("the container's process was killed while it was being set up")]
+    #[error("unable to start container process: it was killed while it was being set up")]
     Vanished,
 }
 
+impl NotStarted {
+    /// Of a container whose program could not be executed, what runc's own process in the container says of that.
+    pub fn of_execve(&self) -> Option<String> {
+        let NotStarted::Step(error) = self else { return None };
+        let (_, program) = error.object.split_once(' ').filter(|_| error.op == Op::Execve)?;
+        Some(format!("exec {program}: {}", errno_text(error.errno)))
+    }
+}
+
+/// What runc says when a container's set-up is over.
+const COMPLETED: &str = "init: closing the pipe to signal completion";
+
+/// In which part of the way a step is: runc's words, by which callers tell failures apart.
+fn during(error: &StepError) -> &'static str {
+    match error.step.as_str() {
+        "mount file system" | "bind mount" | "remount" => "error during container init: error mounting: ",
+        "find executable" | "exec" => "",
+        _ => "error during container init: ",
+    }
+}
+
 pub fn create(runtime: &Runtime, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    launch(runtime, args, Mode::Create)?;
+    launch(runtime, args, Mode::Create).with_context(|| format!("{} create failed", name::own()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,7 +124,8 @@ pub fn run(runtime: &Runtime, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Before the launch, so that no signal is missed between the two.
     let forwarder = if args.detach { None } else { Some(Forwarder::new()?) };
     let mode = if args.detach { Mode::Detach } else { Mode::Foreground };
-    let Launched { dir, spawned, console } = launch(runtime, args.create, mode)?;
+    let launched = launch(runtime, args.create, mode).with_context(|| format!("{} run failed", name::own()))?;
+    let Launched { dir, spawned, console } = launched;
     let Some(forwarder) = forwarder else { return Ok(ExitCode::SUCCESS) };
     let record = wait(&forwarder, &spawned, console)?;
     runtime.messages.debug(&format!("process {}: ended with status {}", spawned.pid, record.status));
@@ -228,15 +251,17 @@ impl Launching<'_> {
     ) -> anyhow::Result<Spawned> {
         // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
         rootless::hide_from_containers(self.launch.plan.id_maps.is_some()).context("PR_SET_DUMPABLE")?;
-        let Launching { launch: Launch { plan, fds, details }, status, pidfd_socket, hooks, messages } = self;
+        let Launching { launch: Launch { plan, fds, details, .. }, status, pidfd_socket, hooks, messages } = self;
         for detail in &details {
             messages.debug(detail);
         }
-        messages.debug(&format!("steps: {}", plan.steps.iter().map(Step::name).collect::<Vec<_>>().join(", ")));
+        // Some words are runc's at the same points of the way: scripts look for them.
+        let steps = || plan.steps.iter().map(Step::name).collect::<Vec<_>>().join(", ");
+        messages.debug(&format!("nsexec container setup: steps: {}", steps()));
         let spawned = Host::open(false)?.spawn(&plan, &fds)?;
         // Our copies of the child's descriptors; the status pipe would never end with its write end held here.
         drop(fds);
-        messages.debug(&format!("process {}: cloned", spawned.pid));
+        messages.debug(&format!("child process in init(): cloned as process {}", spawned.pid));
         let started = record(spawned.pid).and_then(|()| {
             let mut reader = ReportReader::default();
             reader.read_to_end(&status).context("status pipe")?;
@@ -246,9 +271,11 @@ impl Launching<'_> {
                 let _ = rustix::net::send(&status, &[1], rustix::net::SendFlags::NOSIGNAL);
                 reader.read_to_end(&status).context("status pipe")?;
             }
+            let is_init = !plan.steps.iter().any(|step| matches!(step, Step::JoinContainer { .. }));
             match reader.finish(&plan) {
-                Outcome::Running => messages.debug(&format!("process {}: runs its program", spawned.pid)),
-                Outcome::Parked => messages.debug(&format!("process {}: waits for its start", spawned.pid)),
+                Outcome::Running if is_init => messages.debug(&format!("{COMPLETED}: runs its program")),
+                Outcome::Running => messages.debug("setns_init: about to exec: runs its program"),
+                Outcome::Parked => messages.debug(&format!("{COMPLETED}: waits for its start")),
                 Outcome::Failed(error) => return Err(NotStarted::from(error).into()),
                 Outcome::Vanished => return Err(NotStarted::Vanished.into()),
             }

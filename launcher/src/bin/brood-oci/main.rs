@@ -15,6 +15,7 @@ mod launch;
 mod lifecycle;
 mod list;
 mod messages;
+mod name;
 mod ps;
 mod runtime;
 mod signals;
@@ -30,17 +31,16 @@ use brood_launcher::prepare::CgroupManager;
 use brood_launcher::rootless::{self, HostIds};
 use brood_launcher::seal::SealedExe;
 use brood_launcher::state::StateRoot;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::messages::{Level, LogFormat, Messages};
 use crate::runtime::Runtime;
 
-/// The process's name, and the sign that it runs from a sealed copy.
-const SEALED: &str = "brood-oci: sealed";
-
 #[derive(Parser)]
 #[command(name = "brood-oci", disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
-#[command(about = "OCI runtime: starts and manages containers from OCI bundles, without a daemon")]
+#[command(
+    about = "Open Container Initiative runtime: starts and manages containers from OCI bundles, without a daemon"
+)]
 struct Cli {
     /// Directory for container state [default: /run/brood, or $XDG_RUNTIME_DIR/brood for an ordinary user]
     #[arg(long, global = true, help_heading = "Global options", env = "BROOD_ROOT", value_name = "DIR")]
@@ -144,10 +144,10 @@ fn main() -> ExitCode {
     if let Some(code) = rootless::serve_maps() {
         return code;
     }
-    let cli = match Cli::try_parse() {
+    let cli = match name::command::<Cli>().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            Messages::default().error(&brood_launcher::usage::one_line(&error));
+            Messages::default().error(&name::wrong_usage(&error));
             return ExitCode::FAILURE;
         }
         Err(help) => {
@@ -156,6 +156,7 @@ fn main() -> ExitCode {
         }
     };
     let execs = matches!(cli.command, Some(Command::Exec(_)));
+    let runs = matches!(cli.command, Some(Command::Run(_)));
     let level = if cli.debug { Level::Debug } else { cli.log_level };
     let messages = Messages::new(cli.log.as_deref(), cli.log_format, level);
     let result = match &messages {
@@ -165,7 +166,11 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            messages.unwrap_or_default().error(&brood_launcher::usage::chain(&error));
+            let (messages, text) = (messages.unwrap_or_default(), brood_launcher::usage::chain(&error));
+            match error.downcast_ref().filter(|_| runs).and_then(launch::NotStarted::of_execve) {
+                Some(words) => messages.error_as(&words, &text),
+                None => messages.error(&text),
+            }
             if execs { ExitCode::from(exec::EXEC_FAILED) } else { ExitCode::FAILURE }
         }
     }
@@ -176,8 +181,7 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         return documents::version();
     }
     let Some(command) = cli.command else {
-        use clap::CommandFactory;
-        Cli::command().print_help()?;
+        name::command::<Cli>().print_help()?;
         return Ok(ExitCode::SUCCESS);
     };
     match command {
@@ -204,9 +208,9 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
     }
     let path = cli.root.unwrap_or_else(rootless::default_state_root);
     match &command {
-        Command::Create(args) => run_sealed(Some(&args.config_file()))?,
-        Command::Run(args) => run_sealed(Some(&args.create.config_file()))?,
-        Command::Exec(_) => run_sealed(None)?,
+        Command::Create(args) => run_sealed(Some(&args.config_file()), &messages)?,
+        Command::Run(args) => run_sealed(Some(&args.create.config_file()), &messages)?,
+        Command::Exec(_) => run_sealed(None, &messages)?,
         _ => {}
     }
     let root = StateRoot::open(&path).context("state directory")?;
@@ -234,14 +238,18 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
 
 /// Goes on from a copy of the binary that nobody in a container can overwrite (CVE-2019-5736). An ordinary user goes on in
 /// a user namespace as well when there is a container to be made.
-fn run_sealed(config: Option<&Path>) -> anyhow::Result<()> {
-    let mut arguments = std::env::args_os();
-    if arguments.next().is_some_and(|name| name == SEALED) {
+fn run_sealed(config: Option<&Path>, messages: &Messages) -> anyhow::Result<()> {
+    let name = name::own();
+    if name::is_sealed() {
+        messages.debug(&format!("{name} exeseal: using /proc/self/exe clone"));
         return Ok(());
     }
     if let Some(config) = config.filter(|_| rootless::needed()) {
         rootless::enter(&HostIds::of_file(config))?;
     }
     let exe = SealedExe::brief().context("sealed copy of the binary")?;
-    Err(std::process::Command::new(exe.path()).arg0(SEALED).args(arguments).exec()).context("sealed copy of the binary")
+    messages.debug(&format!("{name} exeseal: using {} for sealed /proc/self/exe", exe.kind()));
+    let arguments = std::env::args_os().skip(1);
+    let failed = std::process::Command::new(exe.path()).arg0(name::sealed()).args(arguments).exec();
+    Err(failed).context("sealed copy of the binary")
 }

@@ -60,6 +60,12 @@ impl Messages {
         self.write("error", message);
     }
 
+    /// A failure that says itself on standard error, in these words alone.
+    pub fn error_as(&self, words: &str, message: &str) {
+        let _ = std::io::stderr().write_all(format!("{words}\n").as_bytes());
+        self.write_to_file("error", message);
+    }
+
     /// Something that went on differently than asked.
     pub fn warning(&self, message: &str) {
         if self.level >= Level::Warn {
@@ -75,20 +81,26 @@ impl Messages {
     }
 
     fn write(&self, level: &str, message: &str) {
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        // Quoting of Go's %q and of JSON agree for what messages hold.
-        let quoted = serde_json::Value::from(message).to_string();
-        let text = format!("time=\"{now}\" level={level} msg={quoted}\n");
         // Nobody is left to tell when these cannot be written.
         if level != "debug" || self.file.is_none() {
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            let _ = std::io::stderr().write_all(line(LogFormat::Text, level, message).as_bytes());
         }
+        self.write_to_file(level, message);
+    }
+
+    fn write_to_file(&self, level: &str, message: &str) {
         if let Some(mut file) = self.file.as_deref() {
-            let line = match self.format {
-                LogFormat::Text => text,
-                LogFormat::Json => format!("{{\"level\":\"{level}\",\"msg\":{quoted},\"time\":\"{now}\"}}\n"),
-            };
-            let _ = file.write_all(line.as_bytes());
+            let _ = file.write_all(line(self.format, level, message).as_bytes());
         }
+    }
+}
+
+fn line(format: LogFormat, level: &str, message: &str) -> String {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    // Quoting of Go's %q and of JSON agree for what messages hold.
+    let quoted = serde_json::Value::from(message).to_string();
+    match format {
+        LogFormat::Text => format!("time=\"{now}\" level={level} msg={quoted}\n"),
+        LogFormat::Json => format!("{{\"level\":\"{level}\",\"msg\":{quoted},\"time\":\"{now}\"}}\n"),
     }
 }

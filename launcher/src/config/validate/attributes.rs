@@ -131,7 +131,9 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<(), ConfigError> {
     let mode = policy.mode();
     match (mode, list(NODES, policy.nodes().as_deref(), "nodes")?) {
         (MpolDefault | MpolLocal, true) => {
-            return Err(ConfigError::field(NODES, format!("{mode} takes none")));
+            let given = policy.nodes().as_deref().and_then(|list| list_mask(list.trim())).unwrap_or_default();
+            let given: u32 = given.iter().map(|word| word.count_ones()).sum();
+            return Err(ConfigError::field(NODES, format!("{mode} mode requires 0 nodes but got {given}")));
         }
         (MpolBind | MpolInterleave | MpolPreferredMany | MpolWeightedInterleave, false) => {
             return Err(ConfigError::field(NODES, format!("missing, and the mode is {mode}")));

@@ -17,11 +17,10 @@ const PROPAGATIONS: [&str; 8] =
 const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;
 
 pub(super) fn check(spec: &Spec) -> Result<(), ConfigError> {
-    if !has_namespace(spec, LinuxNamespaceType::Mount) {
-        let reason = "a mount namespace is required, because the container's root is made by pivot_root(2)";
-        return Err(ConfigError::field("linux.namespaces", reason));
-    }
     let Some(linux) = spec.linux() else { return Ok(()) };
+    if !has_namespace(spec, LinuxNamespaceType::Mount) {
+        hosts_mounts(linux, spec)?;
+    }
     namespaces(linux.namespaces().as_deref().unwrap_or_default())?;
     mapping::check(linux)?;
     for (i, device) in linux.devices().as_deref().unwrap_or_default().iter().enumerate() {
@@ -43,6 +42,21 @@ pub(super) fn check(spec: &Spec) -> Result<(), ConfigError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What cannot be done to the host's own mounts, as with runc.
+fn hosts_mounts(linux: &Linux, spec: &Spec) -> Result<(), ConfigError> {
+    if has_namespace(spec, LinuxNamespaceType::User) {
+        let reason = "a user namespace needs a mount namespace, whose mounts are its own to change";
+        return Err(ConfigError::field("linux.namespaces", reason));
+    }
+    for (field, paths) in [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())] {
+        if paths.as_ref().is_some_and(|paths| !paths.is_empty()) {
+            let reason = "unable to restrict sys entries without a private MNT namespace";
+            return Err(ConfigError::field(format_args!("linux.{field}"), reason));
+        }
+    }
+    Ok(())
 }
 
 fn namespaces(namespaces: &[LinuxNamespace]) -> Result<(), ConfigError> {

@@ -1,6 +1,6 @@
 //! `process`: the program, who it is, and its limits.
 
-use oci_spec::runtime::{PosixRlimit, Process, Spec, User};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimit, Process, Spec, User};
 
 use super::{absolute_path, attributes, c_string};
 use crate::config::error::{ConfigError, quote};
@@ -22,12 +22,26 @@ pub(super) fn check(spec: &Spec, notes: &mut Vec<String>) -> Result<(), ConfigEr
     rlimits(process.rlimits().as_deref().unwrap_or_default())?;
     attributes::check_process(process)?;
     labels(process)?;
+    if let Some(sets) = process.capabilities() {
+        notes.extend(not_ambient(sets));
+    }
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => {
             Err(ConfigError::field("process.oomScoreAdj", format!("must be within -1000 and 1000, not {score}")))
         }
         _ => Ok(()),
     }
+}
+
+/// Those that the kernel would refuse, in runc's words: they are left out. In the order of their names.
+fn not_ambient(sets: &LinuxCapabilities) -> Vec<String> {
+    let lacks = |set: &Option<Capabilities>, one| !set.as_ref().is_some_and(|set| set.contains(one));
+    let refused = sets.ambient().iter().flatten();
+    let refused = refused.filter(|one| lacks(sets.permitted(), one) || lacks(sets.inheritable(), one));
+    let mut names: Vec<String> = refused.map(|one| format!("CAP_{one}")).collect();
+    names.sort_unstable();
+    let note = |name| format!("can't raise ambient capability {name}: it is not both permitted and inheritable");
+    names.into_iter().map(note).collect()
 }
 
 fn args(process: &Process) -> Result<(), ConfigError> {

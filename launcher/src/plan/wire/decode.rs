@@ -82,6 +82,7 @@ impl Decoder {
             |(position, step)| self.step(step).map_err(|error| WireError::Step { position, source: Box::new(error) });
         Ok(Plan {
             clone_flags: from.get_clone_flags(),
+            zygotes_empty: from.get_zygotes_empty(),
             id_maps: id_maps(from.get_id_maps())?,
             user_namespace: self.optional_fd("userNamespace", from.get_user_namespace()?)?,
             born: from.get_born()?.iter().map(|from| self.namespace(from)).collect::<Result<_, _>>()?,
@@ -152,6 +153,7 @@ impl Decoder {
                 tree: self.fd("attachRoot.tree", from.get_tree())?,
                 place: string("attachRoot.place", from.get_place()?)?,
             },
+            Which::AdoptRoot(root) => Step::AdoptRoot { root: self.fd("adoptRoot", root)? },
             Which::OverlayRoot(from) => Step::OverlayRoot {
                 lower: self.fd("overlayRoot.lower", from.get_lower())?,
                 upper_size: string("overlayRoot.upperSize", from.get_upper_size()?)?,
@@ -193,6 +195,7 @@ impl Decoder {
             Which::PivotRoot(()) => Step::PivotRoot,
             Which::MoveRoot(()) => Step::MoveRoot,
             Which::CoverRoot(()) => Step::CoverRoot,
+            Which::ChangeRoot(()) => Step::ChangeRoot,
             Which::RootPropagation(flags) => Step::RootPropagation(flags),
             Which::MakeWorkingDirectory(path) => Step::MakeWorkingDirectory(string("makeWorkingDirectory", path?)?),
             Which::ReadonlyRoot(()) => Step::ReadonlyRoot,

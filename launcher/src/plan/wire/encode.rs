@@ -34,12 +34,14 @@ pub fn encode(plan: &Plan) -> Vec<u8> {
         preserve,
         cgroup,
         status,
+        zygotes_empty,
         steps,
     } = plan;
     let mut message = Builder::new(HeapAllocator::new().first_segment_words(FIRST_SEGMENT_WORDS));
     let mut root: wire::plan::Builder<'_> = message.init_root();
     root.set_version(PLAN_VERSION);
     root.set_clone_flags(*clone_flags);
+    root.set_zygotes_empty(*zygotes_empty);
     if let Some(IdMaps { uid_map, gid_map }) = id_maps {
         let mut to = root.reborrow().init_id_maps().init_new_user_namespace();
         to.set_uid_map(uid_map);
@@ -143,6 +145,7 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
             to.set_tree(tree.0);
             to.set_place(place.as_bytes());
         }
+        Step::AdoptRoot { root } => to.set_adopt_root(root.0),
         Step::OverlayRoot { lower, upper_size } => {
             let mut to = to.init_overlay_root();
             to.set_lower(lower.0);
@@ -193,6 +196,7 @@ fn step(mut to: wire::step::Builder<'_>, from: &Step) {
         Step::PivotRoot => to.set_pivot_root(()),
         Step::MoveRoot => to.set_move_root(()),
         Step::CoverRoot => to.set_cover_root(()),
+        Step::ChangeRoot => to.set_change_root(()),
         Step::RootPropagation(flags) => to.set_root_propagation(*flags),
         Step::MakeWorkingDirectory(path) => to.set_make_working_directory(path.as_bytes()),
         Step::ReadonlyRoot => to.set_readonly_root(()),

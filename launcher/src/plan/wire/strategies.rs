@@ -35,8 +35,8 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
         vec(net_device, 0..3),
         vec(fd(), 0..3),
     );
-    (any::<u64>(), parent, optional_fd(), optional_fd(), optional_fd(), steps).prop_map(
-        |(clone_flags, parent, user_namespace, cgroup, status, steps)| {
+    (any::<u64>(), parent, optional_fd(), optional_fd(), optional_fd(), any::<bool>(), steps).prop_map(
+        |(clone_flags, parent, user_namespace, cgroup, status, zygotes_empty, steps)| {
             let (id_maps, born, oom_score_adj, rlimits, net_devices, preserve) = parent;
             Plan {
                 clone_flags,
@@ -49,6 +49,7 @@ pub(crate) fn plan() -> impl Strategy<Value = Plan> {
                 preserve,
                 cgroup,
                 status,
+                zygotes_empty,
                 steps,
             }
         },
@@ -84,6 +85,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
             .prop_map(|(module, text)| Step::Label { module, text })
             .boxed(),
         (fd(), string()).prop_map(|(tree, place)| Step::AttachRoot { tree, place }).boxed(),
+        fd().prop_map(|root| Step::AdoptRoot { root }).boxed(),
         (fd(), string()).prop_map(|(lower, upper_size)| Step::OverlayRoot { lower, upper_size }).boxed(),
         mount_filesystem().boxed(),
         (any::<u16>(), target(), tree_source(), mount_attrs(), slot())
@@ -99,6 +101,7 @@ pub(crate) fn each_step_but_exec() -> Vec<BoxedStrategy<Step>> {
         Just(Step::PivotRoot).boxed(),
         Just(Step::MoveRoot).boxed(),
         Just(Step::CoverRoot).boxed(),
+        Just(Step::ChangeRoot).boxed(),
         any::<u64>().prop_map(Step::RootPropagation).boxed(),
         string().prop_map(Step::MakeWorkingDirectory).boxed(),
         Just(Step::ReadonlyRoot).boxed(),

@@ -81,7 +81,7 @@ macro_rules! variants {
 variants! {
     AwaitParent JoinCgroup EnterUserNamespace JoinNamespace JoinContainer NewSession NewCgroupNamespace NewTimeNamespace LoopbackUp
     Hostname Domainname PrivateMounts RuntimeHooks Hook SessionKeyring Sysctl LimitProcesses Scheduler IoPriority CpuAffinity Personality
-    MemoryPolicy Label AttachRoot OverlayRoot MountFilesystem MountTree Remount Device Symlink PivotRoot MoveRoot CoverRoot
+    MemoryPolicy Label AttachRoot AdoptRoot OverlayRoot MountFilesystem MountTree Remount Device Symlink PivotRoot MoveRoot CoverRoot ChangeRoot
     RootPropagation MakeWorkingDirectory ReadonlyRoot ReadonlyPath MaskPath Umask OomScoreAdj Rlimit Terminal Stdio WorkingDirectory BoundingSet Identity Capabilities
     NoNewPrivileges Seccomp DieWithParent FindExecutable Park Exec
 }

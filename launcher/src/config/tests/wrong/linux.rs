@@ -14,11 +14,20 @@ pub(super) fn namespaces_and_mappings() -> Vec<Case> {
     let twice = json!([{ "type": "mount" }, { "type": "pid" }, { "type": "mount" }]);
     let many: Vec<Value> = (0..341).map(|i| json!({ "containerID": i, "hostID": i, "size": 1 })).collect();
     vec![
-        ("no linux", json!({ "linux": null }), "linux.namespaces: a mount namespace is required"),
         (
-            "no mount namespace",
-            linux(&json!({ "namespaces": [{ "type": "pid" }] })),
-            "linux.namespaces: a mount namespace is required",
+            "masked paths without a mount namespace",
+            linux(&json!({ "namespaces": [{ "type": "pid" }], "maskedPaths": ["/proc/kcore"] })),
+            "linux.maskedPaths: unable to restrict sys entries without a private MNT namespace",
+        ),
+        (
+            "read-only paths without a mount namespace",
+            linux(&json!({ "namespaces": [{ "type": "pid" }], "readonlyPaths": ["/proc/sys"] })),
+            "linux.readonlyPaths: unable to restrict sys entries without a private MNT namespace",
+        ),
+        (
+            "a user namespace without a mount namespace",
+            linux(&json!({ "namespaces": [{ "type": "user" }] })),
+            "linux.namespaces: a user namespace needs a mount namespace",
         ),
         ("twice", linux(&json!({ "namespaces": twice })), "linux.namespaces[2].type: mount is there twice"),
         (
@@ -151,12 +160,12 @@ pub(super) fn memory_and_personality() -> Vec<Case> {
         (
             "default with nodes",
             policy(json!({ "mode": "MPOL_DEFAULT", "nodes": "0" })),
-            "linux.memoryPolicy.nodes: MPOL_DEFAULT takes none",
+            "linux.memoryPolicy.nodes: MPOL_DEFAULT mode requires 0 nodes but got 1",
         ),
         (
             "local with nodes",
             policy(json!({ "mode": "MPOL_LOCAL", "nodes": "0" })),
-            "linux.memoryPolicy.nodes: MPOL_LOCAL takes none",
+            "linux.memoryPolicy.nodes: MPOL_LOCAL mode requires 0 nodes but got 1",
         ),
         (
             "bind",

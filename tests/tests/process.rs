@@ -169,11 +169,14 @@ fn preserved_descriptors_arrive_at_their_numbers() {
     let bundle = container.bundle.path().to_str().unwrap();
     let words = ["run", "--preserve-fds", "2", "--bundle", bundle, &container.id];
     assert_eq!(through_shell(&container, &script, &words).run().ok(), "2\nthree\nfour\n");
-    // One that nobody left open.
+    // The last ones may be missing; a gap may not.
     if !binaries::oracle() {
         let script = format!("exec 3<{} 4<&-; exec \"$@\"", three.display());
+        let output = through_shell(&container, &script, &words).run();
+        assert!(output.stdout.starts_with("1\nthree\n"), "{output}");
+        let script = format!("exec 3<&- 4<{}; exec \"$@\"", four.display());
         let output = through_shell(&container, &script, &words).run().expect(1);
-        assert!(output.one_line_error().contains("--preserve-fds: descriptor 4"), "{output}");
+        assert!(output.one_line_error().contains("--preserve-fds: descriptor 3"), "{output}");
     }
     assert_eq!(container.sandbox.containers(), Vec::<String>::new());
 }

@@ -4,6 +4,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use anyhow::Context;
 use brood_launcher::sys;
+use rustix::io::Errno;
 
 /// The first number after standard error.
 const FIRST: RawFd = 3;
@@ -18,13 +19,23 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Copies the first descriptors after 2: those of socket activation, if we were activated, and then `preserve` more.
+    /// Copies the first descriptors after 2: those of socket activation, if we were activated, and then up to `preserve` more. The
+    /// last of these may be missing, as with crun; a gap could not be kept.
     pub fn take(preserve: u32) -> anyhow::Result<Inherited> {
         let listen = activated();
         let count = listen.unwrap_or(0).checked_add(preserve).context("--preserve-fds: too many")?;
-        let mut fds = Vec::new();
-        for number in (FIRST..).take(count as usize) {
-            fds.push(sys::inherited(number).with_context(|| format!("--preserve-fds: descriptor {number}"))?);
+        // No larger number is open.
+        let numbers = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let (mut fds, mut missing) = (Vec::new(), None);
+        for number in (FIRST..).take(u64::from(count).min(numbers) as usize) {
+            match sys::inherited(number) {
+                Err(Errno::BADF) if fds.len() >= listen.unwrap_or(0) as usize => missing = missing.or(Some(number)),
+                fd => {
+                    let of = missing.unwrap_or(number);
+                    let fd = fd.and_then(|fd| if missing.is_some() { Err(Errno::BADF) } else { Ok(fd) });
+                    fds.push(fd.with_context(|| format!("--preserve-fds: descriptor {of}"))?);
+                }
+            }
         }
         let env = listen.map_or_else(Vec::new, |count| vec![format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
         Ok(Inherited { fds, env })

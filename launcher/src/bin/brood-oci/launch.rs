@@ -103,6 +103,16 @@ impl NotStarted {
 /// What runc says when a container's set-up is over.
 const COMPLETED: &str = "init: closing the pipe to signal completion";
 
+/// What is found out about mounts before there is a process, runc finds out in it.
+fn in_runcs_words(error: PrepareError) -> anyhow::Error {
+    match &error {
+        PrepareError::Plan(refused) if refused.field.starts_with("mounts[") => {
+            anyhow::anyhow!("unable to start container process: error during container init: error mounting: {error}")
+        }
+        _ => error.into(),
+    }
+}
+
 /// In which part of the way a step is: runc's words, by which callers tell failures apart.
 fn during(error: &StepError) -> &'static str {
     match error.step.as_str() {
@@ -192,7 +202,8 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
             Some(socket) => Ok(Io::Terminal(socket)),
             None => inherit().map(Io::Descriptors).map_err(PrepareError::Pipe),
         }
-    })?;
+    });
+    let prepared = prepared.map_err(in_runcs_words)?;
     for note in &prepared.notes {
         runtime.messages.warning(note);
     }

@@ -12,6 +12,13 @@ pub(super) fn check(profile: &LinuxSeccomp, notes: &mut Vec<String>) -> Result<(
     if notifies(profile.default_action()) {
         return Err(ConfigError::field("linux.seccomp.defaultAction", "SCMP_ACT_NOTIFY cannot be the default"));
     }
+    for (i, rule) in profile.syscalls().iter().flatten().enumerate().filter(|(_, rule)| notifies(rule.action())) {
+        if rule.names().iter().any(|name| name == "write") {
+            // Here it would work; but a profile that is right here is to be right with runc.
+            let reason = "SCMP_ACT_NOTIFY cannot be used for the write syscall";
+            return Err(ConfigError::field(format_args!("linux.seccomp.syscalls[{i}].names"), reason));
+        }
+    }
     let notifies = profile.syscalls().iter().flatten().any(|rule| notifies(rule.action()));
     let path = profile.listener_path().as_deref().filter(|path| !path.as_os_str().is_empty());
     let metadata = profile.listener_metadata().as_deref().unwrap_or_default();

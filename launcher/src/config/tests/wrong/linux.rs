@@ -124,6 +124,14 @@ pub(super) fn seccomp_listeners() -> Vec<Case> {
             "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be the default",
         ),
         (
+            "write",
+            with(json!({
+                "listenerPath": "/s",
+                "syscalls": [{ "names": ["mkdir", "write"], "action": "SCMP_ACT_NOTIFY" }],
+            })),
+            "linux.seccomp.syscalls[0].names: SCMP_ACT_NOTIFY cannot be used for the write syscall",
+        ),
+        (
             "no path",
             with(json!({ "syscalls": notify })),
             "linux.seccomp.listenerPath: missing, and a rule has SCMP_ACT_NOTIFY",

@@ -11,7 +11,7 @@ use rustix::pipe::PipeFlags;
 use crate::cgroup::{Anchor, CgroupError, Cgroups, Entrance, Host, LimitError, Limits, ScopeOrder, StartError};
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::plan::{self, BuildOptions, Io, Launch, PlanError};
-use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
+use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, Ordered, PidRecord, StateError, StateRoot};
 
 /// Why a container could not be prepared. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +149,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        self.dir.process(INIT).record_pid(pid, false)
+        self.dir.process(INIT).record_pid(pid, Ordered::default())
     }
 
     /// Its process is in its cgroup, and nobody else has to be.

@@ -67,6 +67,7 @@ fn state_file(state: &StateText, pid: i32) -> Result<OwnedFd, Errno> {
 
 /// The child of the child. Whatever fails here is told by the exit status alone, as a shell does: 127.
 fn become_hook(hook: &Hook, arrays: &ProgramArrays<'_>, input: BorrowedFd<'_>) -> ! {
+    sys::heed_broken_pipes();
     let ready = sys::dup_to(input, 0).and_then(|()| sys::close_range_cloexec(FIRST_OTHER_FD));
     if ready.is_ok() {
         let _ = sys::execve(&hook.path, &arrays.argv, &arrays.env);

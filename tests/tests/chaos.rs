@@ -22,6 +22,8 @@ use serde_json::Value;
 const KILLS: usize = 200;
 /// Threads that start containers and execs.
 const WORKERS: usize = 3;
+/// Keeper and supervisor are dead, and the next ones not there yet.
+const NOBODY: &str = "cannot reach the daemon";
 const ARGUMENTS: &[&str] = &["--retain-count", "1000000"];
 
 fn parameter(name: &str, default: u64) -> u64 {
@@ -125,9 +127,19 @@ impl Chaos<'_> {
         })
     }
 
-    /// A launch that died with its zygote, or with the supervisor, is refused, and so says its caller's status.
+    /// A command that may be given again, until somebody is there whom it reaches.
+    fn insist(&self, args: &[&str]) -> Output {
+        waiting::until("a daemon", || {
+            let output = self.brood().args(args).run();
+            let nobody = output.code() == 125 && output.stderr.contains(NOBODY);
+            (!nobody).then_some(output)
+        })
+    }
+
+    /// A launch that died with its zygote, or with the supervisor, or reached nobody, is refused, and so says its caller's
+    /// status.
     fn is_refused(&self, output: &Output) -> bool {
-        let words = ["zygote", "whether its program has begun is not known", "its program never ran"];
+        let words = ["zygote", "whether its program has begun is not known", "its program never ran", NOBODY];
         let refused = output.code() == 125 && words.iter().any(|word| output.stderr.contains(word));
         self.tally.refused.fetch_add(usize::from(refused), Ordering::Relaxed);
         refused
@@ -182,7 +194,7 @@ impl Chaos<'_> {
                 _ => self.exec(&long, &format!("exec{number}"), &truth),
             }
         }
-        self.brood().args(["rm", "--force", &long]).run().ok();
+        self.insist(&["rm", "--force", &long]).ok();
     }
 
     fn attached(&self, id: &str, truth: &Truth) {
@@ -201,11 +213,11 @@ impl Chaos<'_> {
             return;
         }
         assert_eq!(ran.code(), 0, "seed {}: {ran}", self.seed);
-        let waited = self.brood().args(["wait", id]).run();
+        let waited = self.insist(&["wait", id]);
         let output = fs::read_to_string(self.sandbox.root().join(id).join("init/stdout")).expect("its output");
         self.check(truth, &output, &waited, began);
         self.told(id, "init", waited.code());
-        self.brood().args(["rm", id]).run().ok();
+        self.insist(&["rm", id]).ok();
     }
 
     fn exec(&self, id: &str, name: &str, truth: &Truth) {
@@ -317,6 +329,8 @@ fn send(pid: i32, signal: Signal) {
 fn nothing_is_lost_whatever_is_killed() {
     let (seed, kills) = (parameter("BROOD_CHAOS_SEED", 1), parameter("BROOD_CHAOS_KILLS", KILLS as u64) as usize);
     let sandbox = Sandbox::new();
+    // Orphans of a double fault go to the machine's init, which reaps them; we would not.
+    rustix::process::set_child_subreaper(None).expect("PR_SET_CHILD_SUBREAPER");
     let daemons = Mutex::new(vec![Daemon::start(&sandbox, ARGUMENTS)]);
     let (over, tally, ended) = (AtomicBool::new(false), Tally::default(), Mutex::default());
     let chaos = Chaos { sandbox: &sandbox, daemons, gaps: Mutex::default(), seed, over, tally, ended };

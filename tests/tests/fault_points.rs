@@ -183,3 +183,30 @@ fn a_supervisor_may_die_at_every_effect() {
     let dead: Vec<_> = children.filter(|process| process.state == 'Z').collect();
     assert!(dead.is_empty(), "{dead:?}");
 }
+
+/// What is being set up while its supervisor dies goes on; should it not get as far as its program, nobody hears of an exit.
+#[test]
+fn what_was_being_set_up_goes_on_or_is_undone() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.path("fault");
+    let variable = format!("BROOD_FAULT_FILE={}", file.display());
+    let daemon = Daemon::start_through(&sandbox, &["env", &variable], &["--zygotes", "1"]);
+    let [good, bad] = ["good", "bad"].map(|name| sandbox.id(name));
+    let run = |id: &str, program: &[&str]| {
+        fs::write(&file, "write pid after").unwrap();
+        let run = daemon.brood().args(["run", "--name", id, "--"]).args(program).run();
+        assert!(!file.exists(), "nobody came by");
+        run
+    };
+    let ran = run(&good, &["sh", "-c", "echo said; exit 5"]).expect(5);
+    assert_eq!(ran.stdout, "said\n");
+    let failed = run(&bad, &["no-such-program"]).expect(125);
+    let words = ["its program never ran", "whether its program has begun is not known"];
+    assert!(words.iter().any(|word| failed.one_line_error().contains(word)), "{failed}");
+    waiting::until("its removal", || (sandbox.containers() == [good.as_str()]).then_some(()));
+    let events = |id: &str| daemon.brood().args(["events", "--id", id]).run().ok();
+    // Nothing but the head of the table.
+    assert_eq!(events(&bad).lines().count(), 1);
+    assert_eq!(events(&good).matches(" exit ").count(), 1, "{}", events(&good));
+    daemon.brood().args(["rm", &good]).run().ok();
+}

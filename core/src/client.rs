@@ -18,10 +18,13 @@ use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use rustix::io::Errno;
 use rustix::net::SocketType;
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use crate::registry::Failure;
+use crate::rpc::TAKEN;
+use crate::watch::watch;
 use crate::{rpc, socket};
 
 /// Why a call brought no result.
@@ -60,7 +63,6 @@ impl ClientError {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self, ClientError::Rpc(error) if error.kind == capnp::ErrorKind::Disconnected)
-            || matches!(self, ClientError::Stdio(Errno::CONNRESET | Errno::PIPE | Errno::NOTCONN))
     }
 }
 
@@ -73,6 +75,8 @@ pub struct Client {
     pub brood: schema::brood::Client,
     /// An earlier connection broke: what is asked for may have been done already.
     pub again: bool,
+    /// Closed when the connection ends.
+    ended: tokio::sync::watch::Receiver<()>,
 }
 
 /// What to create; the fields are those of `CreateRequest`.
@@ -183,8 +187,13 @@ impl Client {
         let stream = UnixStream::from_std(socket.into()).map_err(io_fail)?;
         let mut system = RpcSystem::new(Box::new(rpc::network(stream, Side::Client)), None);
         let brood = system.bootstrap(Side::Server);
-        tokio::task::spawn_local(system);
-        Ok(Client { brood, again: false })
+        let (end, ended) = tokio::sync::watch::channel(());
+        tokio::task::spawn_local(async move {
+            // Why it ended is told by the calls that were under way.
+            let _ = system.await;
+            drop(end);
+        });
+        Ok(Client { brood, again: false, ended })
     }
 
     /// Creates a container. The handle may be used before the creation is complete; the future says how it went.
@@ -272,10 +281,25 @@ impl Client {
         let reply = response.get()?.get_reply()?;
         let (ticket, path) =
             (reply.get_ticket()?.to_vec(), PathBuf::from(reply.get_path()?.to_string().map_err(capnp::Error::from)?));
-        let socket = socket::connect(&path, SocketType::SEQPACKET).map_err(ClientError::Stdio)?;
-        frame::send(socket.as_fd(), &ticket, fds).map_err(ClientError::Stdio)?;
-        acknowledged(&socket)?;
-        Ok(ticket)
+        let sent = async {
+            let socket = socket::connect(&path, SocketType::SEQPACKET)?;
+            frame::send(socket.as_fd(), &ticket, fds)?;
+            acknowledged(socket).await
+        };
+        // What was sent may wait for a supervisor that has died; the next one does not know the ticket.
+        let ended = async {
+            let mut ended = self.ended.clone();
+            while ended.changed().await.is_ok() {}
+        };
+        let error = tokio::select! {
+            sent = sent => match sent {
+                Ok(()) => return Ok(ticket),
+                Err(errno) => ClientError::Stdio(errno),
+            },
+            () = ended => ClientError::Stdio(Errno::CONNRESET),
+        };
+        // The connection may have ended as well, which then is the reason.
+        self.version().await.and(Err(error))
     }
 }
 
@@ -320,11 +344,21 @@ impl schema::event_sink::Server for Replay {
     }
 }
 
-fn acknowledged(socket: &OwnedFd) -> Result<()> {
-    match rustix::net::recv(socket, &mut [0; 1], rustix::net::RecvFlags::empty()) {
-        Ok((1, _)) => Ok(()),
-        Ok(_) => Err(ClientError::Stdio(Errno::CONNRESET)),
-        Err(errno) => Err(ClientError::Stdio(errno)),
+/// Waits for the one byte of the daemon's answer: 1, or the number of its error.
+async fn acknowledged(socket: OwnedFd) -> std::result::Result<(), Errno> {
+    let broken = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    let socket = watch(socket, Interest::READABLE).map_err(broken)?;
+    let mut answer = [0; 1];
+    loop {
+        let mut ready = socket.readable().await.map_err(broken)?;
+        match (rustix::net::recv(socket.get_ref(), &mut answer, rustix::net::RecvFlags::empty()), answer) {
+            (Ok((1, _)), [TAKEN]) => return Ok(()),
+            (Ok((1, _)), [errno]) => return Err(Errno::from_raw_os_error(errno.into())),
+            (Ok(_), _) => return Err(Errno::CONNRESET),
+            (Err(Errno::AGAIN), _) => ready.clear_ready(),
+            (Err(errno), _) => return Err(errno),
+        }
     }
 }
 

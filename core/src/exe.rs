@@ -24,6 +24,13 @@ impl Role {
         }
     }
 
+    /// Whether a process has this role, or is a child of one that has not come as far as its program.
+    #[must_use]
+    pub fn is_of(self, pid: i32) -> bool {
+        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        cmdline.split(|byte| *byte == 0).next() == Some(self.argv0().as_bytes())
+    }
+
     /// The role that this argv\[0\] asks for; `None` for the command line.
     #[must_use]
     pub fn of(argv0: &std::ffi::OsStr) -> Option<Role> {

@@ -14,12 +14,14 @@
 //! | [`daemon`] | the supervisor as a process: start-up, sockets, signals |
 //! | [`exe`], [`socket`], [`watch`] | our own binary, the sockets, descriptors under the loop |
 //! | [`limits`], [`complaint`] | every bound; how often the same is logged |
+//! | [`fault`] | where a test has a supervisor die |
 
 pub mod cli;
 pub mod client;
 pub mod complaint;
 pub mod daemon;
 pub mod exe;
+pub mod fault;
 pub mod journal;
 pub mod keeper;
 pub mod limits;

@@ -90,9 +90,10 @@ impl Line {
         let deadline = tokio::time::Instant::now() + NOBODY_LISTENS;
         loop {
             match Client::connect(&self.path).await {
-                Ok(client) => {
+                Ok(mut client) => {
                     tracing::debug!("connected to the daemon again");
-                    self.client.replace(Client { again: true, ..client });
+                    client.again = true;
+                    self.client.replace(client);
                     return Ok(());
                 }
                 Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),

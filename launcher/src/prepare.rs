@@ -14,7 +14,7 @@ use crate::cgroup::{
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::host_root::HostRoot;
 use crate::plan::{self, BuildOptions, FdIndex, Io, Launch, PlanError};
-use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, PidRecord, StateError, StateRoot};
+use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, Ordered, PidRecord, StateError, StateRoot};
 
 /// Why a container could not be prepared. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +154,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        self.dir.process(INIT).record_pid(pid, false)
+        self.dir.process(INIT).record_pid(pid, Ordered::default())
     }
 
     /// Puts the root of a container without a mount namespace in its place, once it is written down.

@@ -200,16 +200,28 @@ pub fn ignored_signals() -> u64 {
     ignored
 }
 
-/// Gives these signals (as [`ignored_signals`] returns them) their default action, and unblocks all.
+/// Gives these signals (as [`ignored_signals`] returns them) their default action, and unblocks all. Not yet SIGPIPE, which
+/// stays, or gets, ignored until [`heed_broken_pipes`].
 pub fn reset_signals(ignored: u64) {
-    for signal in (1..=64).filter(|signal| ignored & (1 << (signal - 1)) != 0) {
+    const PIPE: u64 = 1 << (libc::SIGPIPE - 1);
+    for signal in (1..=64).filter(|signal| ignored & !PIPE & (1 << (signal - 1)) != 0) {
         // SAFETY: SIG_DFL is always a valid disposition.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    if ignored & PIPE == 0 {
+        // SAFETY: SIG_IGN is always a valid disposition.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     }
     // SAFETY: a zeroed sigset_t is the empty set on Linux.
     let none: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `none` outlives the call; the old mask is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+}
+
+/// Gives SIGPIPE its default action, which a program expects.
+pub fn heed_broken_pipes() {
+    // SAFETY: SIG_DFL is always a valid disposition.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Ends this process at the signals by which somebody asks it to end. As the first process of a pid namespace it would not

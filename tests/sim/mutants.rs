@@ -173,8 +173,28 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "pause_of_what_ends_forgotten",
         file: "life.rs",
-        find: "        self.give_up_change(effects);",
-        replace: "",
+        find: "        self.give_up_change(effects);
+        for waiter",
+        replace: "        for waiter",
+    },
+    Mutant {
+        name: "told_of_what_never_ran",
+        file: "life.rs",
+        find: "if self.untold && exit.never_ran",
+        replace: "if self.untold && exit.never_ran && false",
+    },
+    Mutant {
+        name: "created_and_undone",
+        file: "life.rs",
+        find: "if self.untold && exit.never_ran",
+        replace: "if exit.never_ran",
+    },
+    Mutant {
+        name: "waiters_of_what_is_undone_forgotten",
+        file: "life.rs",
+        find: "        self.fail_waiters(&failure, effects);
+        self.give_up",
+        replace: "        self.give_up",
     },
     Mutant {
         name: "pause_forgotten_after_a_crash",

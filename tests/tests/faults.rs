@@ -130,6 +130,45 @@ fn what_ends_while_nobody_is_there_is_told_as_lost() {
     drop(first);
 }
 
+/// A pid file that is damaged costs no container: one that lives is found by its cgroup, one that has ended by the journal.
+#[test]
+fn a_damaged_pid_file_costs_no_container() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let [alive, ended, namespace] = ["alive", "ended", "namespace"].map(|name| sandbox.id(name));
+    daemon.brood().args(["run", "-d", "--name", &alive, "--", "sh", "-c", "sleep 1000 & sleep 1000"]).run().ok();
+    daemon.brood().args(["run", "-d", "--name", &ended, "--", "sh", "-c", "exit 7"]).run().ok();
+    daemon.brood().args(["wait", &ended]).run().expect(7);
+    // Without a pid namespace, and so without a process that leads it.
+    let mut bundle = Bundle::busybox(&sandbox, "bundle");
+    bundle.sh("sleep 1000");
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    bundle.write();
+    daemon.brood().args(["run", "-d", "--name", &namespace, "--bundle"]).arg(bundle.path()).run().ok();
+    let before = list(&daemon);
+    let first = daemon.supervisor().pid;
+    for id in [&alive, &ended, &namespace] {
+        std::fs::write(sandbox.root().join(id).join("init/pid"), "{\"pid\": 4").unwrap();
+        let exit = sandbox.root().join(id).join("init/exit");
+        let _ = std::fs::remove_file(exit);
+    }
+    send(first, Signal::KILL);
+    waiting::gone(first);
+    let after = list(&daemon);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((&before["id"], &before["status"], &before["pid"]), (&after["id"], &after["status"], &after["pid"]));
+    }
+    assert_eq!(after.len(), 3);
+    daemon.brood().args(["wait", &ended]).run().expect(7);
+    for id in [&alive, &namespace] {
+        daemon.brood().args(["kill", "--all", "--signal", "KILL", id]).run().ok();
+        daemon.brood().args(["wait", id]).run().expect(137);
+    }
+    assert!(daemon.log().contains("init/pid: damaged"), "{}", daemon.log());
+    daemon.brood().args(["rm", &alive, &ended, &namespace]).run().ok();
+}
+
 #[test]
 fn exits_that_pile_up_while_nobody_listens_are_all_told() {
     // More than fit into the socket between keeper and supervisor.

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use brood_tests::{Daemon, Sandbox, procfs, waiting};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use brood_tests::{Daemon, Running, Sandbox, procfs, waiting};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// Clock ticks (1/100 s) of processor time that a process has had.
 fn ticks(pid: i32) -> u64 {
@@ -87,6 +87,112 @@ fn wherever_descriptors_run_out_a_launch_is_refused_or_succeeds() {
         assert_eq!(daemon.supervisor().pid, supervisor, "room {room}");
     }
     assert!(outcomes.iter().all(|&count| count > 0), "{outcomes:?}");
+}
+
+/// System calls of a process and of its threads that fail with ENFILE, until dropped: what a full table of the whole machine
+/// looks like to it (`fs.file-max` is everybody's). By ptrace(2), so that it can begin and end at any moment.
+struct Injected(Option<Running>);
+
+impl Injected {
+    fn into(sandbox: &Sandbox, pid: i32, calls: &str) -> Self {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:error=ENFILE"));
+        let strace = sandbox.command("strace").args(["-f", "-q", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p"]);
+        let strace = strace.arg(pid.to_string()).start();
+        let traced = |thread: fs::DirEntry| {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            procfs::status_field(&status, "TracerPid").is_none_or(|tracer| tracer != "0")
+        };
+        waiting::until("the tracer", || {
+            fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().all(traced).then_some(())
+        });
+        Self(Some(strace))
+    }
+}
+
+impl Drop for Injected {
+    fn drop(&mut self) {
+        if let Some(strace) = self.0.take() {
+            // It lets go and ends by the same signal.
+            kill_process(Pid::from_raw(strace.pid()).unwrap(), Signal::TERM).unwrap();
+            strace.finish();
+        }
+    }
+}
+
+#[test]
+fn without_files_in_the_whole_system_clients_wait() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let supervisor = daemon.supervisor().pid;
+    let injected = Injected::into(&sandbox, supervisor, "accept,accept4");
+    let waits = daemon.brood().arg("version").start();
+    waiting::until("a try", || daemon.log().contains("accept; trying again").then_some(()));
+    drop(injected);
+    waits.finish().ok();
+    assert_eq!(daemon.supervisor().pid, supervisor);
+}
+
+#[test]
+fn without_files_in_the_whole_system_a_launch_is_refused_and_exits_are_told() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let supervisor = daemon.supervisor().pid;
+    let mut refused = 0;
+    let all = ["open,openat,openat2", "pipe,pipe2", "socket,socketpair", "memfd_create", "pidfd_open,dup,dup2,dup3"];
+    for (number, calls) in all.iter().enumerate() {
+        let (long, short) = (sandbox.id(&format!("long{number}")), sandbox.id(&format!("short{number}")));
+        daemon.brood().args(["run", "-d", "--name", &long, "--", "sleep", "1000"]).run().ok();
+        // One that is connected, and has asked, waits through all of it.
+        let waiter = daemon.brood().args(["wait", &long]).start();
+        let injected = Injected::into(&sandbox, supervisor, calls);
+        let run = daemon.brood().args(["run", "-d", "--rm", "--name", &short, "--", "true"]).run();
+        if run.code() != 0 {
+            let error = run.one_line_error().to_lowercase();
+            assert!(error.contains("too many open files in system") || error.contains("zygote"), "{calls}: {run}");
+            refused += 1;
+        }
+        daemon.brood().args(["kill", "--signal", "KILL", &long]).run().ok();
+        assert_eq!(waiter.finish().code(), 137, "{calls}");
+        drop(injected);
+        daemon.brood().args(["wait", &long]).run().expect(137);
+        daemon.brood().args(["rm", &long]).run().ok();
+        waiting::until("their removal", || sandbox.containers().is_empty().then_some(()));
+        daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+        assert_eq!(daemon.supervisor().pid, supervisor, "{calls}");
+    }
+    assert!(refused > 1, "nothing was in the way of {} launches", all.len() - refused);
+}
+
+/// What an attached run is told when the daemon has no number left for its descriptors: that, and not that the daemon has
+/// died.
+#[test]
+fn without_descriptors_an_attached_run_hears_so() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let supervisor = daemon.supervisor().pid;
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    // Its connection, that for its descriptors, and one of the three.
+    let before = limit_descriptors(supervisor, limit_with_room(supervisor, 3));
+    let run = daemon.brood().args(["run", "--rm", "--", "true"]).run().expect(125);
+    assert_eq!(run.one_line_error(), "brood: hand descriptors to the daemon: too many open files");
+    set_descriptors(supervisor, before);
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    assert_eq!(daemon.supervisor().pid, supervisor);
+}
+
+/// A client whose descriptors are not taken, by a supervisor that then dies, hands them to the next one.
+#[test]
+fn descriptors_that_nobody_took_are_handed_over_again() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let supervisor = daemon.supervisor().pid;
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    // Its connection, and nothing else.
+    limit_descriptors(supervisor, limit_with_room(supervisor, 1));
+    let run = daemon.brood().args(["run", "--rm", "--", "echo", "said"]).start();
+    waiting::until("a try", || daemon.log().contains("accept descriptors; trying again").then_some(()));
+    kill_process(Pid::from_raw(supervisor).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(run.finish().ok(), "said\n");
 }
 
 /// A directory in one hierarchy of cgroup v1, for the daemon, until dropped.
@@ -175,4 +281,69 @@ fn without_processes_a_dead_zygote_is_replaced_later() {
     waiting::until("another zygote", || daemon.named("zygote").first().cloned());
     daemon.brood().args(["run", "--rm", "--name", &id, "--", "true"]).run().ok();
     assert_eq!(daemon.supervisor().pid, supervisor);
+}
+
+/// The limit of a daemon's memory cgroup that leaves it so much.
+fn leave(cgroup: &Cgroup, bytes: u64) {
+    let usage: u64 = cgroup.get("memory.usage_in_bytes").parse().unwrap();
+    cgroup.set("memory.limit_in_bytes", &(usage + bytes).to_string());
+}
+
+/// Takes more memory than there is in the cgroup, until the kernel ends it, which it does before it looks at the keeper: that
+/// one cannot make itself less of a choice without `CAP_SYS_RESOURCE`.
+fn fill(sandbox: &Sandbox, cgroup: &Cgroup) {
+    let script = "echo $$ > $0/cgroup.procs && echo 900 > /proc/self/oom_score_adj && head -c 200m /dev/zero | tail";
+    let filled = sandbox.command("sh").args(["-c", script]).arg(&cgroup.0).run();
+    assert_ne!(filled.code(), 0, "{filled}");
+}
+
+#[test]
+fn without_memory_launches_are_refused_or_succeed() {
+    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new(&sandbox, "memory");
+    let daemon = cgroup.daemon(&sandbox, &["--zygotes", "1"]);
+    let (long, id) = (sandbox.id("long"), sandbox.id("box"));
+    daemon.brood().args(["run", "-d", "--name", &long, "--", "sleep", "1000"]).run().ok();
+    for kib in [0, 64, 256, 1024] {
+        leave(&cgroup, kib << 10);
+        let run = daemon.brood().args(["run", "-d", "--rm", "--name", &id, "--", "true"]).run();
+        cgroup.set("memory.limit_in_bytes", "-1");
+        if run.code() != 0 {
+            assert_eq!(run.code(), 125, "{run}");
+            run.one_line_error();
+        }
+        waiting::until("its removal", || (sandbox.containers() == [long.as_str()]).then_some(()));
+        daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    }
+    daemon.brood().args(["kill", "--signal", "KILL", &long]).run().ok();
+    daemon.brood().args(["wait", &long]).run().expect(137);
+    daemon.brood().args(["rm", &long]).run().ok();
+}
+
+#[test]
+fn a_supervisor_that_is_killed_for_memory_loses_nothing() {
+    let sandbox = Sandbox::new();
+    let cgroup = Cgroup::new(&sandbox, "memory");
+    let daemon = cgroup.daemon(&sandbox, &["--zygotes", "1"]);
+    let (keeper, first) = (daemon.pid(), daemon.supervisor().pid);
+    let id = sandbox.id("box");
+    daemon
+        .brood()
+        .args(["run", "-d", "--name", &id, "--", "sh", "-c", "trap 'exit 7' TERM; sleep 1000 & wait"])
+        .run()
+        .ok();
+    let waiter = daemon.brood().args(["wait", &id]).start();
+    // The one that the kernel ends first.
+    fs::write(format!("/proc/{first}/oom_score_adj"), "1000").expect("anybody may raise it");
+    leave(&cgroup, 1 << 20);
+    fill(&sandbox, &cgroup);
+    cgroup.set("memory.limit_in_bytes", "-1");
+    waiting::gone(first);
+    assert_ne!(daemon.supervisor().pid, first);
+    assert_eq!(daemon.pid(), keeper);
+    daemon.brood().args(["kill", "--signal", "TERM", &id]).run().ok();
+    assert_eq!(waiter.finish().code(), 7);
+    let events = daemon.brood().args(["events", "--id", &id, "--format", "json"]).run().ok();
+    assert_eq!(events.lines().filter(|line| line.contains("\"type\":\"exit\"")).count(), 1, "{events}");
+    daemon.brood().args(["rm", &id]).run().ok();
 }

@@ -175,18 +175,25 @@ async fn begin(
     tty: bool,
     interactive: bool,
 ) -> anyhow::Result<(Option<Console>, Result<Exit, ClientError>)> {
-    let client = line.client();
-    let (console, handed) = if tty {
-        let (ours, theirs) = Console::open()?;
-        (Some(ours), client.hand_over_console(theirs.as_fd()).await)
-    } else {
-        (None, client.hand_over(&stdio(interactive)?).await)
-    };
-    let ordered = match handed {
-        Ok(ticket) => job.order(&client, ticket).await,
-        Err(error) => Err(error),
-    };
-    Ok((console, ordered))
+    loop {
+        let client = line.client();
+        let (console, handed) = if tty {
+            let (ours, theirs) = Console::open()?;
+            (Some(ours), client.hand_over_console(theirs.as_fd()).await)
+        } else {
+            (None, client.hand_over(&stdio(interactive)?).await)
+        };
+        let ordered = match handed {
+            Ok(ticket) => job.order(&client, ticket).await,
+            // Nothing has been ordered.
+            Err(error) if error.is_lost() => {
+                line.again().await?;
+                continue;
+            }
+            Err(error) => Err(error),
+        };
+        return Ok((console, ordered));
+    }
 }
 
 /// Waits until the daemon has removed what it was told to remove at its end: joins that removal, if it is not through.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use brood_launcher::seal::SealedExe;
-use brood_launcher::state::{ExitRecord, StateRoot, state_and_start_time};
+use brood_launcher::state::{ExitRecord, ProcStat, StateRoot};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -341,7 +341,7 @@ impl Keeper {
             return Ok(Some((None, running.ready)));
         }
         loop {
-            // Looked at first and reaped after it is written down: the start time is gone with the zombie.
+            // Looked at first and reaped after it is written down: start time and flags are gone with the zombie.
             let ended = match brood_launcher::sys::peek_ended_child() {
                 Ok(Some(ended)) => ended,
                 Ok(None) | Err(Errno::CHILD) => return Ok(None),
@@ -354,8 +354,10 @@ impl Keeper {
                 let status = child.wait().context("reap the supervisor")?;
                 return Ok(Some((Some(status), ready)));
             }
-            let start_time = state_and_start_time(raw).map_or(0, |(_, time)| time);
-            let exit = KeptExit { pid: raw, start_time, exit: ExitRecord::of(&ended) };
+            let stat = ProcStat::read(raw);
+            let start_time = stat.map_or(0, |stat| stat.start_time);
+            let never_ran = stat.is_some_and(|stat| stat.never_ran());
+            let exit = KeptExit { pid: raw, start_time, exit: ExitRecord { never_ran, ..ExitRecord::of(&ended) } };
             self.told.push_back(Message::Exit(exit.clone()));
             self.kept.insert((raw, start_time), exit);
             let pid = rustix::process::Pid::from_raw(raw).context("waitid told no pid")?;

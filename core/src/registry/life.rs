@@ -34,7 +34,13 @@ pub(super) enum Phase {
     /// It could not be created, and what was made of it could not be removed.
     Failed(Failure),
     /// What it held is being removed, or will be once its execs are gone.
-    Removing { replies: Vec<Ticket>, exit: Option<ExitRecord>, failure: Option<(Ticket, Failure)>, begun: bool },
+    Removing {
+        replies: Vec<Ticket>,
+        exit: Option<ExitRecord>,
+        /// Why it could not be created, and who is to hear of that.
+        failure: Option<(Option<Ticket>, Failure)>,
+        begun: bool,
+    },
 }
 
 /// What a process is in its container.
@@ -73,12 +79,15 @@ pub(super) struct Life {
     doomed: bool,
     /// It ran out of memory before its start was told.
     early_oom: bool,
+    /// Taken over from a supervisor that died while it made this: nobody has been told that there is such a process.
+    pub(super) untold: bool,
 }
 
 impl Life {
     pub(super) fn new(name: String, role: Role, phase: Phase, pid: i32, auto_remove: bool) -> Life {
         let (waiters, deleters) = (Vec::new(), Vec::new());
-        Life { name, role, phase, pid, auto_remove, waiters, deleters, ended: None, doomed: false, early_oom: false }
+        let (ended, doomed, early_oom, untold) = (None, false, false, false);
+        Life { name, role, phase, pid, auto_remove, waiters, deleters, ended, doomed, early_oom, untold }
     }
 
     /// Whoever waited for the exit has gone away.
@@ -160,6 +169,7 @@ impl Life {
             Phase::Created | Phase::Running(_) if self.ended.is_some() => self.refuse(ticket, "start", effects),
             Phase::Created => {
                 self.phase = Phase::Starting { reply: ticket, early_exit: None };
+                self.untold = false;
                 effects.push(Effect::Release(instance));
             }
             Phase::Creating { .. }
@@ -328,11 +338,25 @@ impl Life {
                 self.phase = removing(*reply, failure.clone());
                 effects.push(Effect::Discard(instance));
             }
+            Phase::Created | Phase::Running(_) if self.untold && exit.never_ran && self.ended.is_none() => {
+                self.unmake(instance, effects);
+            }
             // Told by `tell_exit`, which may have to wait.
             Phase::Created | Phase::Running(_) => self.ended = self.ended.take().or(Some(exit)),
             // A process ends once.
             Phase::Stopped(_) | Phase::Failed(_) | Phase::Removing { .. } => {}
         }
+    }
+
+    /// A creation that failed after its supervisor had died: undone like any other.
+    fn unmake(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
+        let message = format!("{self}: the supervisor that made it died, and its program never ran");
+        let failure = Failure::new(FailureKind::SetupFailed, message);
+        self.fail_waiters(&failure, effects);
+        self.give_up_change(effects);
+        let replies = std::mem::take(&mut self.deleters);
+        self.phase = Phase::Removing { replies, exit: None, failure: Some((None, failure)), begun: false };
+        effects.push(Effect::Discard(instance));
     }
 
     /// Tells the exit that has not been told yet.
@@ -384,6 +408,7 @@ impl Life {
         let (exit, creation) = (exit.take(), failure.take());
         let was_created = exit.is_some();
         let refused = |(ticket, failure)| Effect::Reply(ticket, Reply::Refused(failure));
+        let told = |(ticket, failure): (Option<Ticket>, Failure)| Some(refused((ticket?, failure)));
         if let Err(problem) = result {
             // It keeps its name and can be deleted again.
             self.phase = match (exit, &creation) {
@@ -391,7 +416,7 @@ impl Life {
                 (None, Some((_, failure))) => Phase::Failed(failure.clone()),
                 (None, None) => Phase::Failed(problem.clone()),
             };
-            effects.extend(creation.map(refused));
+            effects.extend(creation.and_then(told));
             effects.extend(replies.into_iter().map(|ticket| refused((ticket, problem.clone()))));
             return false;
         }
@@ -399,7 +424,7 @@ impl Life {
             effects.push(Effect::Publish(instance, EventKind::Delete));
         }
         effects.push(Effect::Forget(instance));
-        effects.extend(creation.map(refused));
+        effects.extend(creation.and_then(told));
         // Whoever wanted it gone has what they wanted.
         effects.extend(replies.into_iter().map(|ticket| Effect::Reply(ticket, Reply::Done)));
         true
@@ -443,5 +468,5 @@ impl std::fmt::Display for Life {
 
 /// The removal after a failure, which is told when it is complete.
 fn removing(reply: Ticket, failure: Failure) -> Phase {
-    Phase::Removing { replies: Vec::new(), exit: None, failure: Some((reply, failure)), begun: false }
+    Phase::Removing { replies: Vec::new(), exit: None, failure: Some((Some(reply), failure)), begun: false }
 }

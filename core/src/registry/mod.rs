@@ -187,6 +187,10 @@ impl Registry {
         let phase = Phase::Creating { reply: ticket, early_exit: None };
         let instance = self.insert(Life::new(id.clone(), Role::Exec { container }, phase, 0, auto_remove));
         self.enter_exec(container, &id, instance);
+        if let Some(life) = self.lives.get_mut(&container) {
+            // Whoever asks for an exec knows of it, and is to be told the end of both.
+            life.untold = false;
+        }
         effects.push(Effect::Launch(instance, ticket));
     }
 

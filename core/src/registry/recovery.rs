@@ -9,6 +9,7 @@
 //! | process gone, the keeper knows | the keeper's exit is told now |
 //! | process gone, the keeper does not know yet | asked again; by then it has reaped and tells |
 //! | process gone, nobody knows | stopped, 255, with the reason |
+//! | it ended before its program began, and nobody had been told of it | undone: a creation that failed |
 //!
 //! An exit is in the journal before it is in its file; whoever takes over puts it there, should
 //! a supervisor have died between the two.
@@ -57,6 +58,8 @@ impl Registry {
         let own_pid_namespace =
             if lives_on(&init) { leads_namespace } else { !execs.iter().any(|(_, exec)| lives_on(exec)) };
         let role = Role::Init { execs: BTreeMap::new(), own_pid_namespace };
+        // Whoever made an exec in it knew of it.
+        let init = Remains { untold: init.untold && execs.is_empty(), ..init };
         let container = self.adopt(&id, role, &init, paused, kept);
         self.by_id.insert(id, container.instance);
         let mut adopted = Vec::with_capacity(execs.len() + 1);
@@ -72,7 +75,9 @@ impl Registry {
     fn adopt(&mut self, name: &str, role: Role, remains: &Remains, paused: bool, kept: &Kept<'_>) -> Adopted {
         let standing = standing(remains, kept);
         let phase = phase(remains, &standing, paused);
-        let instance = self.insert(Life::new(name.to_owned(), role, phase, remains.process.pid, remains.auto_remove));
+        let mut life = Life::new(name.to_owned(), role, phase, remains.process.pid, remains.auto_remove);
+        life.untold = remains.untold;
+        let instance = self.insert(life);
         let reaper = if lives_on(remains) && !remains.of_keeper { Reaper::Stranger } else { Reaper::Keeper };
         Adopted { instance, standing, reaper }
     }

@@ -149,6 +149,27 @@ pub enum Effect {
     Reply(Ticket, Reply),
 }
 
+impl Effect {
+    /// What it does, in the words of the list of fault points.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Effect::Launch(..) => "launch",
+            Effect::Release(_) => "release",
+            Effect::Signal { .. } => "signal",
+            Effect::Freeze(_) => "freeze",
+            Effect::Thaw(_) => "thaw",
+            Effect::RecordExit(..) => "record exit",
+            Effect::Reap(_) => "reap",
+            Effect::Discard(_) => "discard",
+            Effect::Publish(..) => "publish",
+            Effect::Remove(_) => "remove",
+            Effect::Forget(_) => "forget",
+            Effect::Reply(..) => "reply",
+        }
+    }
+}
+
 /// Kinds of journal events other than exits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
@@ -266,6 +287,8 @@ pub struct Remains {
     pub of_keeper: bool,
     /// It waits for its start.
     pub parked: bool,
+    /// Nobody has been told that there is such a process, unless its program has begun.
+    pub untold: bool,
     /// Remove it when it ends.
     pub auto_remove: bool,
 }

@@ -94,6 +94,7 @@ pub(crate) fn exit_from(from: schema::exit::Reader<'_>) -> capnp::Result<ExitRec
         reason: Some(reason).filter(|reason| !reason.is_empty()),
         time_ns: from.get_time(),
         oom_killed: from.get_oom_killed(),
+        never_ran: false,
         rusage: if from.has_rusage() { Some(rusage_from(from.get_rusage()?)) } else { None },
         memory_peak: Some(from.get_memory_peak()).filter(|peak| *peak != 0),
         cpu_total_ns: Some(from.get_cpu_total()).filter(|total| *total != 0),

@@ -35,6 +35,7 @@ use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
 pub use connection::Door;
 pub(crate) use convert::{checkpoint_from, exit_from, failure_from, labels_from, put_checkpoint};
+pub(crate) use stdio::TAKEN;
 
 use crate::limits::RPC_TRAVERSAL_WORDS_MAX;
 use crate::supervisor::Supervisor;

@@ -29,6 +29,8 @@ use crate::watch::watch;
 
 /// Length of a ticket, bytes.
 pub(crate) const TICKET_LEN: usize = 16;
+/// What whoever hands descriptors over is answered when they are taken; else the number of an errno, or nothing.
+pub(crate) const TAKEN: u8 = 1;
 const LIFETIME: Duration = Duration::from_secs(TICKET_LIFETIME_S);
 
 type Ticket = [u8; TICKET_LEN];
@@ -128,18 +130,24 @@ impl Tickets {
     async fn fill(self: Rc<Self>, connection: OwnedFd, _seat: Seat) {
         let Ok(connection) = watch(connection, Interest::READABLE) else { return };
         let filled = tokio::time::timeout(Duration::from_secs(MESSAGE_PATIENCE_S), self.receive(&connection)).await;
-        if filled == Ok(Some(())) {
-            let _ = rustix::net::send(connection.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
-        }
+        let answer = match filled {
+            Ok(Some(Ok(()))) => TAKEN,
+            // Ours, most often that there is no number left for a descriptor: not the client's fault, who is to know.
+            Ok(Some(Err(errno))) => u8::try_from(errno.raw_os_error()).unwrap_or(libc::EIO as u8),
+            Ok(None) | Err(_) => return,
+        };
+        let _ = rustix::net::send(connection.get_ref(), &[answer], rustix::net::SendFlags::NOSIGNAL);
     }
 
-    async fn receive(&self, connection: &AsyncFd<OwnedFd>) -> Option<()> {
+    /// `None` when it is not what a client sends.
+    async fn receive(&self, connection: &AsyncFd<OwnedFd>) -> Option<Result<(), Errno>> {
         let (mut buffer, mut fds) = ([0; TICKET_LEN], Vec::new());
         let length = loop {
             let mut guard = connection.readable().await.ok()?;
             match frame::receive_message(connection.get_ref().as_fd(), &mut buffer, &mut fds) {
                 Err(Errno::AGAIN) => guard.clear_ready(),
-                result => break result.ok()?,
+                Err(errno) => return Some(Err(errno)),
+                Ok(length) => break length,
             }
         };
         let stdio = match fds.len() {
@@ -152,6 +160,6 @@ impl Tickets {
         let mut issued = self.issued.borrow_mut();
         let ticket = issued.get_mut(&buffer).filter(|_| length == TICKET_LEN)?;
         ticket.stdio = Some(stdio);
-        Some(())
+        Some(Ok(()))
     }
 }

@@ -11,10 +11,15 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::Supervisor;
+use crate::fault;
 use crate::registry::{Effect, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
 
 impl Supervisor {
     pub(super) fn act(self: &Rc<Self>, effect: Effect) {
+        fault::around(effect.name(), || self.carry_out(effect));
+    }
+
+    fn carry_out(self: &Rc<Self>, effect: Effect) {
         match effect {
             Effect::Launch(instance, ticket) => self.begin_launch(instance, ticket),
             Effect::Release(instance) => self.release(instance),

@@ -7,7 +7,7 @@ use brood_launcher::checkpoint::named::{self, Checkpoint};
 use brood_launcher::checkpoint::{self, CheckpointError};
 use brood_launcher::prepare::{self, PrepareError, Reservation};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{INIT, Status};
+use brood_launcher::state::{INIT, Ordered, Status};
 
 use super::launch::{open_stdio, prepare_failure};
 use super::{ContainerFiles, Files, Order, StdioOrder, Supervisor};
@@ -128,6 +128,6 @@ impl Supervisor {
         let init = reserved.dir().process(INIT);
         let spawned = Spawned { pid: restored.pid, pidfd: restored.pidfd, helper: None };
         let files = || Files::of_init(reserved.keep(), state.into());
-        self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)
+        self.write_down(instance, spawned, |pid| init.record_pid(pid, Ordered::default()), owns_pid_namespace, files)
     }
 }

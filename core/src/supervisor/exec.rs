@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use brood_launcher::cgroup::Cgroups;
 use brood_launcher::exec::{self, ExecError, Prepared};
-use brood_launcher::state::ProcStat;
+use brood_launcher::state::{Ordered, ProcStat, ProcessDir};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::act::internal;
 use super::launch::{Cloned, launch_failure, open_stdio};
 use super::{Files, StdioOrder, Supervisor};
+use crate::fault;
 use crate::registry::{Failure, FailureKind, Instance};
 use crate::zygotes::{LaunchError, end_child};
 
@@ -35,8 +36,11 @@ impl Supervisor {
         let container = container.ok_or_else(|| internal("the container is not written down"))?;
         let (id, name) = (container.state.id.clone(), order.exec.id.clone());
         let cgroups = container.state.cgroups.clone();
+        let ordered = Ordered { auto_remove: order.auto_remove, at_once: !order.exec.park };
         let prepare = move || {
-            exec::prepare(&container.dir, &container.state.cgroups, &order.exec, |dir| open_stdio(order.stdio, dir))
+            let io = |dir: &ProcessDir| open_stdio(order.stdio, dir);
+            let prepare = || exec::prepare(&container.dir, &container.state.cgroups, &order.exec, io);
+            fault::around("prepare", prepare)
         };
         let prepared = self.blocking(prepare).await?.map_err(|error| failure(&error))?;
         let Prepared { launch, status, notes, reserved } = prepared;
@@ -45,7 +49,7 @@ impl Supervisor {
         }
         let (plan, fds) = (launch.plan, launch.fds);
         let launching = self.launching_execs.read().await;
-        let spawned = match self.zygotes.launch(&plan, fds).await {
+        let spawned = match fault::around_async("clone", self.zygotes.launch(&plan, fds)).await {
             Ok(spawned) => spawned,
             Err(error) => {
                 drop(launching);
@@ -53,7 +57,7 @@ impl Supervisor {
             }
         };
         let dir = reserved.dir().clone();
-        let record = |pid| dir.record_pid(pid, order.auto_remove);
+        let record = |pid| dir.record_pid(pid, ordered);
         self.write_down(instance, spawned, record, false, || Files::of_exec(&id, &name, reserved.keep()))?;
         Ok(Cloned { plan, status, hooked: None })
     }
@@ -84,17 +88,17 @@ impl Supervisor {
 /// their report to a status pipe that nobody reads any more, are not in `cgroup.procs`; unreaped they would keep the pid
 /// namespace from ending (pid_namespaces(7)).
 fn end_strays(cgroups: &Cgroups, known: &HashSet<i32>) {
-    strays(cgroups, rustix::process::getpid(), known).iter().for_each(end_child);
+    strays(cgroups, rustix::process::getpid(), known).iter().for_each(|(_, pidfd)| end_child(pidfd));
 }
 
-/// A parent's children in a container's cgroup that nobody knows, zombies included.
-pub(super) fn strays(cgroups: &Cgroups, parent: Pid, known: &HashSet<i32>) -> Vec<OwnedFd> {
+/// A parent's children in a container's cgroup that nobody knows, zombies included: their pids and handles.
+pub(super) fn strays(cgroups: &Cgroups, parent: Pid, known: &HashSet<i32>) -> Vec<(i32, OwnedFd)> {
     let pids = std::fs::read_dir("/proc").into_iter().flatten();
     let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let strays = pids.filter(|pid| !known.contains(pid)).filter_map(|pid| {
         let is_child = ProcStat::read(pid).is_some_and(|stat| stat.parent == parent.as_raw_nonzero().get());
         let child = Pid::from_raw(pid).filter(|_| is_child && cgroups.has_member(pid));
-        child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        Some((pid, child.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())?))
     });
     strays.collect()
 }

@@ -8,7 +8,9 @@ use brood_launcher::plan::{Io, Plan, Stdio};
 use brood_launcher::prepare::{self, CgroupManager, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
-use brood_launcher::state::{ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
+use brood_launcher::state::{
+    ContainerDir, ContainerState, INIT, Kept, Manager, Ordered, PidRecord, ProcessDir, StateError,
+};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::PidfdFlags;
@@ -18,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use super::act::internal;
 use super::remove::remove_unborn;
 use super::{Deadline, Files, Order, Record, StdioOrder, Supervisor, Work};
+use crate::fault;
 use crate::registry::{Event, Failure, FailureKind, Instance, Reaper, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
@@ -90,7 +93,8 @@ impl Supervisor {
         });
         let event = match cloned.await.flatten() {
             Ok(cloned) => {
-                match self.set_up(cloned, deadline).await.and_then(|parked| self.announce(instance, parked)) {
+                let set_up = fault::around_async("hear reports", self.set_up(cloned, deadline)).await;
+                match set_up.and_then(|parked| self.announce(instance, parked)) {
                     Ok(parked) => Event::SetUp { parked },
                     Err(failure) => Event::SetUpFailed(failure),
                 }
@@ -103,7 +107,7 @@ impl Supervisor {
     /// A parked child can be found by whoever starts it.
     fn announce(&self, instance: Instance, parked: bool) -> Result<bool, Failure> {
         let socket = self.records.borrow().get(&instance).map(|record| record.files.start_socket.clone());
-        match socket.filter(|_| parked).map_or(Ok(()), |socket| socket.announce()) {
+        match socket.filter(|_| parked).map_or(Ok(()), |socket| fault::around("announce", || socket.announce())) {
             Ok(()) => Ok(parked),
             Err(error) => Err(internal(&error.to_string())),
         }
@@ -138,9 +142,11 @@ impl Supervisor {
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
     async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<Cloned, Failure> {
         let (root, manager) = (self.settings.root.clone(), self.settings.manager);
+        let ordered = Ordered { at_once: order.start, ..Ordered::default() };
         let prepare = move || {
             let (order, stdio) = order.for_launcher(manager);
-            prepare::prepare(&root, order, |dir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe))
+            let io = |dir: &ContainerDir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe);
+            fault::around("prepare", || prepare::prepare(&root, order, io))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
         let Prepared { launch, status, kept, state, notes, reserved } = prepared;
@@ -151,7 +157,7 @@ impl Supervisor {
             tracing::debug!(container = state.id, "{detail}");
         }
         let (plan, fds) = (launch.plan, launch.fds);
-        let spawned = match self.zygotes.launch(&plan, fds).await {
+        let spawned = match fault::around_async("clone", self.zygotes.launch(&plan, fds)).await {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
@@ -159,7 +165,7 @@ impl Supervisor {
         let (pid, init) = (spawned.pid, reserved.dir().process(INIT));
         self.watch_memory(instance, &state.cgroups);
         let files = || Files::of_init(reserved.keep(), state.clone().into());
-        self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)?;
+        self.write_down(instance, spawned, |pid| init.record_pid(pid, ordered), owns_pid_namespace, files)?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
     }
 
@@ -173,7 +179,7 @@ impl Supervisor {
         keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
         let Spawned { pid, pidfd, .. } = spawned;
-        let recorded = record_pid(pid).and_then(|record| {
+        let recorded = fault::around("write pid", || record_pid(pid)).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
         });

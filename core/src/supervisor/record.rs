@@ -10,6 +10,7 @@ use std::time::Duration;
 use brood_launcher::state::{ExitRecord, PidRecord, ProcessDir, StateError, now_ns};
 
 use super::{Record, Supervisor};
+use crate::fault;
 use crate::journal::JournalEvent;
 use crate::keeper::KeptExit;
 use crate::limits::RECORD_PAUSE_MS;
@@ -33,8 +34,8 @@ impl Supervisor {
     pub(super) fn record_exit(self: &Rc<Self>, instance: Instance, exit: ExitRecord) {
         let records = self.records.borrow();
         let Some(record) = records.get(&instance) else { return };
-        self.append(record, "exit", Some(exit.clone()));
-        if let Err(error) = record.files.dir.write_exit(&exit) {
+        fault::around("append to journal", || self.append(record, "exit", Some(exit.clone())));
+        if let Err(error) = fault::around("write exit", || record.files.dir.write_exit(&exit)) {
             self.complain(record, &error);
             let exit = KeptExit { pid: record.pid, start_time: record.start_time, exit };
             self.owe(record.files.dir.clone(), exit);

@@ -2,8 +2,10 @@
 //!
 //! What becomes of what is found is decided by [`crate::registry::Registry::take_over`]; here it is looked for, written
 //! down and watched. What has no pid file is half made: a container is killed by its cgroup and removed; of an exec the
-//! folder is removed, and the process killed if it can be told from those that the container has orphaned. A removal that was
-//! noted is gone on with: those of its hooks that did not run to their end have their turn.
+//! folder is removed, and the process killed if it can be told from those that the container has orphaned. One that was still
+//! being set up goes on; should it fail, it is undone. A pid file that is damaged costs no process: a container's init process
+//! is looked for in its cgroup, an exec is left alone. A removal that was noted is gone on with: those of its hooks that did
+//! not run to their end have their turn.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,12 +16,15 @@ use std::sync::Arc;
 
 use brood_launcher::cgroup::{Cgroups, Host};
 use brood_launcher::state::{
-    ContainerDir, ContainerState, ExitRecord, INIT, Manager, PidRecord, ProcStat, ProcessDir, StartSocket, StateError,
-    is_namespace_init, now_ns, open_process,
+    ContainerDir, ContainerState, ExitRecord, INIT, Manager, Ordered, PidFile, PidRecord, ProcStat, ProcessDir,
+    StartSocket, StateError, is_namespace_init, now_ns, open_remains,
 };
 
 use super::exec::strays;
 use super::{Files, Record, Supervisor};
+use crate::exe::Role;
+use crate::fault;
+use crate::journal::Journal;
 use crate::keeper::{Heard, KeptExit};
 use crate::registry::{Adopted, ContainerRemains, Event, Kept, ProcessCommand, Remains};
 
@@ -46,25 +51,50 @@ fn exit_of(dir: &ProcessDir, process: PidRecord, journaled: &Journaled) -> Optio
     Some(exit.clone())
 }
 
-/// What an earlier supervisor left of one process, and the handle of one that lives. Fails when there is no pid file: it
+/// What an earlier supervisor left of one process, and the handle of one that is there. Fails when there is no pid file: it
 /// was not cloned, or nobody knows.
 fn remains_of(
     dir: &ProcessDir,
     start_socket: &StartSocket,
     journaled: &Journaled,
 ) -> Result<(Remains, Option<OwnedFd>), StateError> {
-    let (process, auto_remove) = dir.read_pid_and_removal()?;
+    let PidFile { record: process, ordered } = dir.read_pid_file()?;
     let exit = exit_of(dir, process, journaled);
-    let pidfd = if exit.is_some() { None } else { open_process(process) };
+    let there = if exit.is_some() { None } else { open_remains(process) };
     let keeper = nix::unistd::getppid().as_raw();
-    let of_keeper = ProcStat::read(process.pid).is_some_and(|stat| stat.parent == keeper);
+    let of_keeper = there.as_ref().is_some_and(|(_, stat)| stat.parent == keeper);
+    // A zombie of the keeper's is the keeper's to tell of; one of somebody else's can be asked for as long as it is there.
+    let pidfd = there.filter(|(_, stat)| stat.state != 'Z' || !of_keeper).map(|(pidfd, _)| pidfd);
     let lives = pidfd.is_some();
-    if lives && start_socket.is_early() {
+    let early = start_socket.is_early();
+    if lives && early {
         // It goes on to where it can be started, or ends on its way there.
         start_socket.announce()?;
     }
-    let parked = start_socket.exists();
-    Ok((Remains { process, exit, lives, of_keeper, parked, auto_remove }, pidfd))
+    let parked = early || start_socket.exists();
+    let Ordered { auto_remove, at_once } = ordered;
+    Ok((Remains { process, exit, lives, of_keeper, parked, untold: at_once || early, auto_remove }, pidfd))
+}
+
+/// Writes the damaged pid file of an init process again. One that lives is found in its cgroup: the first process of a pid
+/// namespace, or the only one whose parent is not in there. One that has ended is in the journal, or its status is lost. False
+/// when there are processes and none of them is certainly the one.
+fn mend_pid(dir: &ProcessDir, state: &ContainerState, journal: &Journal) -> bool {
+    let members: HashSet<i32> = state.cgroups.processes().unwrap_or_default().into_iter().collect();
+    let unknown = PidRecord { pid: 0, start_time: 0 };
+    let process = if dir.read_exit().is_ok() || members.is_empty() {
+        let exits = journal.events().filter(|event| event.id == state.id && event.process == INIT);
+        let last = exits.filter_map(|exit| Some(PidRecord { pid: exit.pid, start_time: exit.start_time? })).last();
+        Some(last.unwrap_or(unknown))
+    } else {
+        let stats = members.iter().filter_map(|pid| Some((*pid, ProcStat::read(*pid)?)));
+        let outer: Vec<(i32, ProcStat)> = stats.filter(|(_, stat)| !members.contains(&stat.parent)).collect();
+        let leader = outer.iter().find(|(pid, _)| is_namespace_init(*pid));
+        let init = leader.or(if let [only] = &outer[..] { Some(only) } else { None });
+        init.map(|(pid, stat)| PidRecord { pid: *pid, start_time: stat.start_time })
+    };
+    let write = |record| dir.write_pid(&PidFile { record, ordered: Ordered::default() });
+    !state.cgroups.is_empty() && process.is_some_and(|process| write(process).is_ok())
 }
 
 /// An exec that was written down.
@@ -76,11 +106,16 @@ fn execs_of(dir: &ContainerDir, id: &str, journaled: &Journaled) -> (Vec<ExecRem
         tracing::warn!(container = id, %error, "execs are left alone");
         Vec::new()
     });
-    let all = names.len();
+    let (all, mut damaged) = (names.len(), 0);
     let found = names.into_iter().filter_map(|name| {
         let exec = dir.process(&name);
         match remains_of(&exec, &exec.start_socket(), journaled) {
             Ok((remains, pidfd)) => Some((name, remains, pidfd)),
+            Err(error @ StateError::Damaged { .. }) => {
+                tracing::warn!(container = id, process = name, %error, "left alone");
+                damaged += 1;
+                None
+            }
             Err(_) => {
                 tracing::warn!(container = id, process = name, "half made: removed");
                 let _ = exec.remove();
@@ -89,17 +124,21 @@ fn execs_of(dir: &ContainerDir, id: &str, journaled: &Journaled) -> (Vec<ExecRem
         }
     });
     let found: Vec<ExecRemains> = found.collect();
-    let half_made = found.len() < all;
+    // Which of them an unknown process is cannot be told.
+    let half_made = damaged == 0 && found.len() < all;
     (found, half_made)
 }
 
-/// Kills execs that run and had not been written down. The keeper, whose children they are now, reaps them. In a pid
-/// namespace of its own what a container orphans goes to its init process, so that they cannot be taken for that.
-fn end_half_made(cgroups: &Cgroups, written_down: &HashSet<i32>) {
+/// Kills execs that had not been written down. The keeper, whose children they are now, reaps them. In a pid namespace of
+/// its own what a container orphans goes to its init process, so that they cannot be taken for that; elsewhere only one that
+/// has not begun its program is certainly no orphan.
+fn end_half_made(cgroups: &Cgroups, written_down: &HashSet<i32>, own_pid_namespace: bool) {
     let Some(keeper) = rustix::process::getppid() else { return };
-    for stray in strays(cgroups, keeper, written_down) {
-        // It may end by itself, at its next report.
-        let _ = rustix::process::pidfd_send_signal(&stray, rustix::process::Signal::KILL);
+    for (pid, stray) in strays(cgroups, keeper, written_down) {
+        if own_pid_namespace || Role::Zygote.is_of(pid) {
+            // It may end by itself.
+            let _ = rustix::process::pidfd_send_signal(&stray, rustix::process::Signal::KILL);
+        }
     }
 }
 
@@ -118,7 +157,7 @@ impl Supervisor {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
                 Ok(state) if state.manager == Manager::Daemon => {
-                    self.adopt(dir, state.into(), &by_process, &journaled);
+                    fault::around("adopt", || self.adopt(dir, state.into(), &by_process, &journaled));
                     adopted += 1;
                 }
                 Ok(_) => {}
@@ -161,7 +200,18 @@ impl Supervisor {
     fn adopt(self: &Rc<Self>, dir: ContainerDir, state: Arc<ContainerState>, kept: &Kept<'_>, journaled: &Journaled) {
         let id = state.id.clone();
         let removing = dir.removal_has_begun();
-        let init = match remains_of(&dir.process(INIT), &dir.start_socket(), journaled) {
+        let found = || remains_of(&dir.process(INIT), &dir.start_socket(), journaled);
+        let found = match found() {
+            Err(error @ StateError::Damaged { .. }) => {
+                tracing::warn!(container = id, %error, "looking for the process");
+                if !mend_pid(&dir.process(INIT), &state, &self.journal.borrow()) {
+                    return tracing::error!(container = id, "not found for certain: left alone");
+                }
+                found()
+            }
+            found => found,
+        };
+        let init = match found {
             // Nobody was told of it: a launch that failed.
             Ok((init, _)) if removing && init.exit.is_none() => return self.clear_away(dir, state, "half removed"),
             Ok(init) => init,
@@ -170,9 +220,9 @@ impl Supervisor {
         let (init, init_fd) = (Remains { auto_remove: state.auto_remove, ..init.0 }, init.1);
         let leads_namespace = init.lives && is_namespace_init(init.process.pid);
         let (execs, half_made) = execs_of(&dir, &id, journaled);
-        if half_made && leads_namespace {
+        if half_made {
             let pids = execs.iter().map(|(_, remains, _)| remains.process.pid);
-            end_half_made(&state.cgroups, &pids.chain([init.process.pid]).collect());
+            end_half_made(&state.cgroups, &pids.chain([init.process.pid]).collect(), leads_namespace);
         }
         let (paused, cgroups) = (state.cgroups.is_to_be_frozen(), state.cgroups.clone());
         let mut entries = Vec::new();

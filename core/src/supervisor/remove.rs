@@ -10,6 +10,7 @@ use brood_launcher::state::{ContainerDir, ContainerState, Manager, StateRoot, op
 
 use super::act::internal;
 use super::{ContainerFiles, Supervisor};
+use crate::fault;
 use crate::registry::{Event, Failure, Instance};
 
 /// How long processes that were killed may take to leave a cgroup.
@@ -29,7 +30,8 @@ impl Supervisor {
                 None => Ok(()),
                 Some(Ok(ContainerFiles { dir, state })) => supervisor.remove_container(dir, state).await,
                 Some(Err(dir)) => {
-                    let remove = move || dir.remove().map_err(|error| internal(&error.to_string()));
+                    let remove = move || fault::around("remove folder", || dir.remove());
+                    let remove = move || remove().map_err(|error| internal(&error.to_string()));
                     supervisor.blocking(remove).await.flatten()
                 }
             };
@@ -43,7 +45,9 @@ impl Supervisor {
     pub(super) async fn remove_container(&self, dir: ContainerDir, state: Arc<ContainerState>) -> Result<(), Failure> {
         let folder = dir.clone();
         let failed = |error: RemoveError| internal(&error.to_string());
-        let (id, begin) = (state.id.clone(), move || remove::begin(&folder, &state, REMOVAL_PATIENCE));
+        let (id, begin) = (state.id.clone(), move || {
+            fault::around("empty cgroup", || remove::begin(&folder, &state, REMOVAL_PATIENCE))
+        });
         let Pending { hooks, problem } = self.blocking(begin).await?.map_err(failed)?;
         if let Some(problem) = problem {
             tracing::warn!(container = id, "{problem}");
@@ -51,7 +55,8 @@ impl Supervisor {
         if let Err(failure) = self.run_hooks(hooks, None).await {
             tracing::warn!(container = id, "{failure}");
         }
-        self.blocking(move || dir.remove()).await?.map_err(|error| failed(error.into()))
+        let remove = move || fault::around("remove folder", || dir.remove());
+        self.blocking(remove).await?.map_err(|error| failed(error.into()))
     }
 
     /// Removes in the background what nobody has in a registry.

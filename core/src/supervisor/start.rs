@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use super::act::internal;
 use super::launch::{read_reports, watch_reports};
 use super::{ContainerFiles, Deadline, Files, Supervisor};
+use crate::fault;
 use crate::registry::{Event, Failure, FailureKind, Instance};
 use crate::watch::watch;
 
@@ -44,7 +45,8 @@ impl Supervisor {
 
     /// Connects to the parked process. Once connected it is started, whatever becomes of us.
     async fn connect(&self, socket: StartSocket) -> Result<OwnedFd, Event> {
-        let connected = self.blocking(move || socket.connect().inspect(|_| socket.remove())).await;
+        let connected =
+            self.blocking(move || fault::around("connect", || socket.connect()).inspect(|_| socket.remove())).await;
         match connected {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(Errno::CONNREFUSED | Errno::NOENT)) => Err(Event::Released(Err(gone()))),
@@ -65,8 +67,8 @@ impl Supervisor {
         let deadline = Deadline::after(self.settings.start_timeout, "started");
         let broken = |error: std::io::Error| internal(&format!("start.sock: {error}"));
         let connection = watch_reports(connection).map_err(broken)?;
-        let reader = deadline.keep(read_reports(&connection)).await?.map_err(broken)?;
-        match reader.finish_start() {
+        let reports = fault::around_async("hear start", deadline.keep(read_reports(&connection))).await;
+        match reports?.map_err(broken)?.finish_start() {
             Outcome::Running => {}
             Outcome::Failed(error) => return Err(Failure::of_step(&error)),
             Outcome::Parked | Outcome::Vanished => return Err(gone()),

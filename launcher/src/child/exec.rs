@@ -51,6 +51,7 @@ impl<'a> Child<'a> {
         let program = self.program.ok_or(Failure { op: Op::Execve, errno: Errno::NOENT })?;
         let arrays = self.birth.programs.last().ok_or(Failure { op: Op::Execve, errno: Errno::INVAL })?;
         self.report(Report::Execing);
+        sys::heed_broken_pipes();
         Err(Failure { op: Op::Execve, errno: sys::execve(program, &arrays.argv, &arrays.env) })
     }
 }

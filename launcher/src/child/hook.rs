@@ -79,6 +79,7 @@ fn state_file(state: &StateText, pid: i32) -> Result<OwnedFd, Errno> {
 
 /// The child of the child. Whatever fails here is told by the exit status alone, as a shell does: 127.
 fn become_hook(hook: &Hook, arrays: &ProgramArrays<'_>, input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> ! {
+    sys::heed_broken_pipes();
     let ready = sys::dup_to(input, 0)
         .and_then(|()| sys::dup_to(output, 2))
         .and_then(|()| sys::close_range_cloexec(FIRST_OTHER_FD));

@@ -79,7 +79,8 @@ pub(crate) struct Birth<'a> {
     pub proc: BorrowedFd<'a>,
     /// Read end of the pipe on which the parent says that its half is done.
     pub parent_done: Option<BorrowedFd<'a>>,
-    /// To be reset: an ignored signal would stay ignored in the program.
+    /// To be reset: an ignored signal would stay ignored in the program. SIGPIPE stays ignored on the way there: whoever
+    /// reads the reports may have been killed, which is no reason to stop.
     pub ignored_signals: u64,
 }
 
@@ -246,7 +247,11 @@ impl<'a> Child<'a> {
             Step::Identity { uid, gid, groups, set_groups } => identity::become_user(*uid, *gid, groups, *set_groups),
             Step::Capabilities(sets) => identity::capabilities(sets),
             Step::NoNewPrivileges => sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).during(Op::Call),
-            Step::Seccomp { program, flags, listener } => self.seccomp(program, *flags, listener.as_ref()),
+            Step::Seccomp { program, flags, listener } => {
+                // The profile may forbid it later.
+                sys::heed_broken_pipes();
+                self.seccomp(program, *flags, listener.as_ref())
+            }
             Step::DieWithParent(signal) => {
                 sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(*signal), 0).map(drop).during(Op::Call)
             }
@@ -276,12 +281,13 @@ impl<'a> Child<'a> {
         }
     }
 
-    /// Tells whoever listens. Nobody listening is no reason to stop: they may have been killed.
+    /// Tells whoever listens. Nobody listening is no reason to stop: they may have been killed. (Behind a seccomp profile
+    /// the broken pipe ends us, and we never ran: [`crate::state::ProcStat::never_ran`].)
     fn report(&self, report: Report) {
         let to = self.connection.as_ref().map(AsFd::as_fd).or(self.report_to);
         if let Some(to) = to {
             let bytes = report.encode();
-            // A socket whose peer is gone would raise SIGPIPE with write(2); a pipe refuses send(2).
+            // A socket whose peer is gone might raise SIGPIPE with write(2); a pipe refuses send(2).
             if rustix::net::send(to, &bytes, rustix::net::SendFlags::NOSIGNAL) == Err(Errno::NOTSOCK) {
                 let _ = rustix::io::write(to, &bytes);
             }

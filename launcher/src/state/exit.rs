@@ -23,6 +23,9 @@ pub struct ExitRecord {
     /// the exec died of SIGKILL.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
+    /// It ended before its program began: seen by whoever inherits it, since nobody heard its reports.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub never_ran: bool,
     /// Of the process and those of its children that it waited for; unknown of one that was not seen as a zombie by its
     /// parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,13 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExitRecord, PidRecord, Result, StartSocket, at, read_json, remove_tree, state_and_start_time, write_json};
 
-#[derive(Serialize, Deserialize)]
+/// `pid`: the process, and what its next supervisor should know of its order. What an older version wrote lacks the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PidFile {
+pub struct PidFile {
+    /// Which process.
     #[serde(flatten)]
-    record: PidRecord,
+    pub record: PidRecord,
+    /// What the order says.
+    #[serde(flatten)]
+    pub ordered: Ordered,
+}
+
+/// What is written down of the order of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ordered {
+    /// An exec is to be removed when it ends; of a container that is in `state.json`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    auto_remove: bool,
+    pub auto_remove: bool,
+    /// Its program runs without waiting for a start: until it does, nobody is told that there is such a process.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
 }
 
 /// The `pid` file of a process whose creation failed.
@@ -56,15 +71,22 @@ impl ProcessDir {
         read_json(&self.0.join("process.json"))
     }
 
-    /// Writes `pid`, for the process that has just been cloned, and whether an exec is to be removed when it ends; of a
-    /// container that is in `state.json`.
+    /// Writes `pid`, for the process that has just been cloned.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn record_pid(&self, pid: i32, auto_remove: bool) -> Result<PidRecord> {
+    pub fn record_pid(&self, pid: i32, ordered: Ordered) -> Result<PidRecord> {
         let record = PidRecord { pid, start_time: state_and_start_time(pid).map_or(0, |(_, time)| time) };
-        write_json(&self.0.join("pid"), &PidFile { record, auto_remove })?;
+        self.write_pid(&PidFile { record, ordered })?;
         Ok(record)
+    }
+
+    /// Writes `pid`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_pid(&self, file: &PidFile) -> Result<()> {
+        write_json(&self.0.join("pid"), file)
     }
 
     /// Reads `pid`.
@@ -75,12 +97,12 @@ impl ProcessDir {
         read_json(&self.0.join("pid"))
     }
 
-    /// Reads `pid`, with whether it is to be removed when it ends.
+    /// Reads `pid`, with what it says of the order.
     ///
     /// # Errors
     /// As [`ProcessDir::read_pid`].
-    pub fn read_pid_and_removal(&self) -> Result<(PidRecord, bool)> {
-        read_json(&self.0.join("pid")).map(|PidFile { record, auto_remove }| (record, auto_remove))
+    pub fn read_pid_file(&self) -> Result<PidFile> {
+        read_json(&self.0.join("pid"))
     }
 
     /// Puts `pid` aside: from here on the process counts as half made, though it was cloned.

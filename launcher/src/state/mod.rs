@@ -38,9 +38,11 @@ use crate::cgroup::Cgroups;
 use crate::host_root::HostRoot;
 
 pub use exit::{ExitRecord, PressureTotals, Rusage};
-pub use folder::ProcessDir;
+pub use folder::{Ordered, PidFile, ProcessDir};
 pub use kept::Kept;
-pub use process::{ProcStat, exit_of_stranger, is_namespace_init, open_process, start_time, state_and_start_time};
+pub use process::{
+    ProcStat, exit_of_stranger, is_namespace_init, open_process, open_remains, start_time, state_and_start_time,
+};
 pub use start::StartSocket;
 pub use status::Status;
 
@@ -492,11 +494,12 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = StateRoot::open(temp.path()).unwrap().reserve(&named("a")).unwrap();
         for (name, auto_remove) in [("kept", false), ("going", true)] {
+            let ordered = Ordered { auto_remove, at_once: !auto_remove };
             let exec = dir.process(name);
             std::fs::create_dir(exec.path()).unwrap();
-            let record = exec.record_pid(std::process::id() as i32, auto_remove).unwrap();
+            let record = exec.record_pid(std::process::id() as i32, ordered).unwrap();
             assert_eq!(exec.read_pid().unwrap(), record);
-            assert_eq!(exec.read_pid_and_removal().unwrap(), (record, auto_remove));
+            assert_eq!(exec.read_pid_file().unwrap(), PidFile { record, ordered });
             exec.strike_off().unwrap();
             exec.read_pid().unwrap_err();
             assert!(exec.was_cloned());

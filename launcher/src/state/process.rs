@@ -19,6 +19,9 @@ pub fn state_and_start_time(pid: i32) -> Option<(char, u64)> {
     ProcStat::read(pid).map(|stat| (stat.state, stat.start_time))
 }
 
+/// `PF_FORKNOEXEC` of linux/sched.h: cleared by the first execve(2) of a process. A zombie keeps it.
+const FORKED_WITHOUT_EXEC: u64 = 0x40;
+
 /// The fields of `/proc/PID/stat` (proc_pid_stat(5)) that identify a process and tell of its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcStat {
@@ -26,6 +29,8 @@ pub struct ProcStat {
     pub state: char,
     /// Field 4.
     pub parent: i32,
+    /// Field 9.
+    pub flags: u64,
     /// Field 22.
     pub start_time: u64,
     /// Field 52: a wait status (wait(2)), for a zombie and a reader who may ptrace.
@@ -46,9 +51,19 @@ impl ProcStat {
         Some(ProcStat {
             state: field(3)?.chars().next()?,
             parent: field(4)?.parse().ok()?,
+            flags: field(9)?.parse().ok()?,
             start_time: field(22)?.parse().ok()?,
             exit_code: field(52)?.parse().ok()?,
         })
+    }
+}
+
+impl ProcStat {
+    /// Whether it has never called execve(2): a child of ours that has not come as far as its program. What CRIU has
+    /// restored looks the same.
+    #[must_use]
+    pub fn never_ran(&self) -> bool {
+        self.flags & FORKED_WITHOUT_EXEC != 0
     }
 }
 
@@ -67,10 +82,11 @@ pub fn is_namespace_init(pid: i32) -> bool {
 #[must_use]
 pub fn exit_of_stranger(record: PidRecord, pidfd: BorrowedFd<'_>) -> Option<ExitRecord> {
     let zombie = ProcStat::read(record.pid).filter(|stat| stat.start_time == record.start_time && stat.state == 'Z');
+    let never_ran = zombie.is_some_and(|stat| stat.never_ran());
     let wait_status = zombie.map(|stat| stat.exit_code).or_else(|| crate::sys::pidfd_exit_status(pidfd))?;
     let signal = Some((wait_status & 0x7f) as u8).filter(|signal| *signal != 0);
     let code = signal.is_none().then_some((wait_status >> 8) as u8);
-    Some(ExitRecord::new(code, signal, now_ns()))
+    Some(ExitRecord { never_ran, ..ExitRecord::new(code, signal, now_ns()) })
 }
 
 /// A handle on the recorded process; `None` when it is gone and its pid perhaps somebody else's.
@@ -79,6 +95,14 @@ pub fn open_process(record: PidRecord) -> Option<OwnedFd> {
     // Open first, look second: what is looked at is then what the handle refers to.
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
     (start_time(record.pid)? == record.start_time).then_some(pidfd)
+}
+
+/// The same of one that may have ended: as a zombie it can still be asked how. `None` when it is gone.
+#[must_use]
+pub fn open_remains(record: PidRecord) -> Option<(OwnedFd, ProcStat)> {
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
+    let stat = ProcStat::read(record.pid).filter(|stat| stat.start_time == record.start_time && stat.state != 'X')?;
+    Some((pidfd, stat))
 }
 
 #[cfg(test)]

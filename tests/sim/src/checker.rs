@@ -57,6 +57,8 @@ struct Life {
     started: bool,
     /// Whether it was told to stand still; unknown after a crash.
     paused: Option<bool>,
+    /// It does not wait for a start.
+    at_once: bool,
     /// The supervisor has heard of a lack of memory that is not told.
     oom: bool,
     on_file: Option<ExitRecord>,
@@ -139,6 +141,12 @@ impl Checker {
         self.life(uid).failed = true;
     }
 
+    /// The supervisor has heard that it ended before its program began: a creation that has been told to nobody has failed.
+    pub fn never_ran(&mut self, uid: Uid) {
+        let life = self.life(uid);
+        life.failed |= life.cut && !life.added;
+    }
+
     /// The supervisor died: nobody waits any more, and what it was about to tell may be lost.
     pub fn crashed(&mut self) {
         self.asked.clear();
@@ -148,6 +156,11 @@ impl Checker {
             life.paused = None;
             life.oom = false;
         }
+    }
+
+    /// It does not wait for a start: until its program begins nobody is told of it.
+    pub fn runs_at_once(&mut self, uid: Uid) {
+        self.life(uid).at_once = true;
     }
 
     /// A ticket was issued.
@@ -261,6 +274,11 @@ impl Checker {
         }
         if !life.added && !life.cut && !life.failed {
             self.fail(format!("{uid:?}: its exit was told and its creation was not"));
+        }
+        // Whoever has asked for an exec in it knows of it.
+        let known = self.lives.values().any(|exec| exec.container == Some(uid));
+        if exit.never_ran && life.at_once && !life.added && !known {
+            self.fail(format!("{uid:?}: its exit was told, and it never ran"));
         }
         if life.runs && !life.started {
             self.fail(format!("{uid:?}: its exit was told before its start"));

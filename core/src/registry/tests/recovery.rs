@@ -6,7 +6,7 @@ const INIT: PidRecord = PidRecord { pid: 7, start_time: 70 };
 const EXEC: PidRecord = PidRecord { pid: 8, start_time: 80 };
 
 fn remains(process: PidRecord) -> Remains {
-    Remains { process, exit: None, lives: false, of_keeper: true, parked: false, auto_remove: false }
+    Remains { process, exit: None, lives: false, of_keeper: true, parked: false, untold: false, auto_remove: false }
 }
 
 fn alone(init: Remains) -> ContainerRemains {
@@ -48,6 +48,41 @@ fn every_remains_has_its_standing() {
         let told = effects.iter().any(|effect| matches!(effect, Effect::RecordExit(..)));
         assert_eq!(told, matches!(standing, Standing::Ended(_)), "{name}: {effects:?}");
     }
+}
+
+#[test]
+fn what_never_ran_and_was_told_to_nobody_is_undone() {
+    let never_ran = ExitRecord { never_ran: true, ..exit(125) };
+    let untold = Remains { untold: true, ..remains(INIT) };
+    let (_, adopted, effects) = taken_over(alone(untold.clone()), &[(INIT, never_ran.clone())]);
+    let container = adopted[0].instance;
+    assert_eq!(effects, [Effect::Discard(container), Effect::Remove(container)]);
+    // Its program ran; or somebody was told, and so is told its end.
+    for (found, exit) in [(untold.clone(), exit(125)), (remains(INIT), never_ran.clone())] {
+        let (_, adopted, effects) = taken_over(alone(found), &[(INIT, exit.clone())]);
+        assert_eq!(effects, [Effect::RecordExit(adopted[0].instance, exit), Effect::Reap(adopted[0].instance)]);
+    }
+    // Whoever waits for one that is still on its way hears why there is nothing to wait for.
+    let (mut registry, adopted, _) = taken_over(alone(Remains { lives: true, ..untold.clone() }), &[]);
+    let container = adopted[0].instance;
+    registry.handle(Input::Command(Ticket(1), Command::Process(container, ProcessCommand::Wait)));
+    let effects = registry.handle(Input::Event(container, Event::Exited(never_ran.clone())));
+    let refused = |failure: &Failure| failure.kind == FailureKind::SetupFailed;
+    assert!(
+        matches!(&effects[..], [Effect::Reply(Ticket(1), Reply::Refused(failure)), Effect::Discard(_), Effect::Remove(_)]
+        if refused(failure)),
+        "{effects:?}"
+    );
+    // An exec was made in it: it is no secret.
+    let (mut registry, adopted, _) = taken_over(alone(Remains { lives: true, ..untold }), &[]);
+    let container = adopted[0].instance;
+    let exec = Command::Exec { target: container, id: "e".into(), auto_remove: false };
+    registry.handle(Input::Command(Ticket(1), exec));
+    let exec = registry.find_exec(container, "e").expect("it is being made");
+    let failure = Failure::new(FailureKind::LaunchFailed, String::new());
+    registry.handle(Input::Event(exec, Event::NotCloned(failure)));
+    let effects = registry.handle(Input::Event(container, Event::Exited(never_ran.clone())));
+    assert_eq!(effects, [Effect::RecordExit(container, never_ran), Effect::Reap(container)]);
 }
 
 #[test]

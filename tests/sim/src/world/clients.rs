@@ -70,6 +70,9 @@ impl World {
             (self.random.coin(), self.random.permille(300), self.random.permille(800));
         let uid = self.new_uid();
         self.checker.ordered(uid, None, owns_namespace);
+        if !parks {
+            self.checker.runs_at_once(uid);
+        }
         let place = Place { container: id.clone(), exec: None };
         let order = Order { uid, container: None, place, parks, auto_remove, owns_namespace };
         let command = Command::Create { id: id.clone(), auto_remove };
@@ -81,6 +84,9 @@ impl World {
         let Some(&of) = self.supervisor.as_ref().and_then(|supervisor| supervisor.uids.get(&container)) else { return };
         let uid = self.new_uid();
         self.checker.ordered(uid, Some(of), false);
+        if !parks {
+            self.checker.runs_at_once(uid);
+        }
         let place = Place { container: id, exec: Some(name.clone()) };
         let order = Order { uid, container: Some(container), place, parks, auto_remove, owns_namespace: false };
         let command = Command::Exec { target: container, id: name.clone(), auto_remove };

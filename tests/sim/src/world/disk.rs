@@ -17,8 +17,10 @@ pub struct ProcessFolder {
     pub pid: Option<PidRecord>,
     /// `exit`.
     pub exit: Option<ExitRecord>,
-    /// `start.sock` is there.
+    /// `start.sock` or `early.sock` is there.
     pub parked: bool,
+    /// It is `early.sock`, or there is none since the program runs at once.
+    pub untold: bool,
     /// In `pid` of an exec, in `state.json` of a container.
     pub auto_remove: bool,
 }

@@ -86,9 +86,10 @@ impl World {
     /// Reaps one. False when there is none.
     fn keeper_reaps(&mut self) -> bool {
         let Some(process) = self.kernel.ended_child(Parent::Keeper) else { return false };
-        let Some(uid) = self.kernel.get(process).map(|process| process.uid) else { return false };
+        let Some(seen) = self.kernel.get(process).cloned() else { return false };
+        let uid = seen.uid;
         let (Some(ending), Some(keeper)) = (self.kernel.reap(process), &mut self.keeper) else { return false };
-        let exit = ending.record(self.now);
+        let exit = seen.record(ending, self.now);
         if self.supervisor.is_some() {
             keeper.told.push_back(Word::Exit(process, exit.clone()));
         }

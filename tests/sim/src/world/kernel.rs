@@ -76,10 +76,18 @@ pub struct Process {
     pub stage: Stage,
     /// It waits for a start after set-up.
     pub parks: bool,
-    /// Somebody reads its reports; without, the next one is its end.
+    /// Somebody reads its reports; without, it may go on or end at the next one.
     pub heard: bool,
     /// Once it has ended; then it is a zombie.
     pub ending: Option<Ending>,
+}
+
+impl Process {
+    /// How it ended, as whoever looks at the zombie sees it.
+    #[must_use]
+    pub fn record(&self, ending: Ending, time_ns: u64) -> ExitRecord {
+        ExitRecord { never_ran: self.stage != Stage::Running, ..ending.record(time_ns) }
+    }
 }
 
 /// All processes.

@@ -107,7 +107,7 @@ impl World {
             return self.not_cloned(instance, "prepare");
         }
         let Order { uid, ref place, auto_remove, parks, .. } = order;
-        let new = ProcessFolder { uid, pid: None, exit: None, parked: parks, auto_remove };
+        let new = ProcessFolder { uid, pid: None, exit: None, parked: parks, untold: true, auto_remove };
         match (&place.exec, self.disk.folders.get_mut(&place.container)) {
             (None, Some(_)) => return self.not_cloned(instance, "the name is taken"),
             (None, None) => {
@@ -196,6 +196,15 @@ impl World {
             }
             _ => Event::SetUpFailed(failure("killed on the way")),
         };
+        if event == (Event::SetUp { parked: true }) {
+            let place = self.supervisor.as_ref()?.records.get(&instance).map(|record| record.place.clone())?;
+            if let Some(folder) = self.disk.process(&place.container, place.exec.as_deref()) {
+                folder.untold = false;
+            }
+            if self.crashes() {
+                return None;
+            }
+        }
         self.event(instance, event);
         None
     }
@@ -306,8 +315,8 @@ impl World {
         let hangs = self.random.coin();
         let Some(process) = self.kernel.get_mut(name) else { return };
         let (stage, end) = match process.stage {
-            // Nobody reads the pipe any more.
-            stage if !process.heard => (stage, Some(Ending::Signal(libc::SIGPIPE as u8))),
+            // Nobody reads its reports any more, and it is behind a seccomp profile.
+            stage if !process.heard && hangs => (stage, Some(Ending::Signal(libc::SIGPIPE as u8))),
             Stage::SettingUp if bad && hangs => (Stage::Hung, None),
             Stage::SettingUp if bad => (Stage::Failed, Some(Ending::Code(125))),
             Stage::Released if bad => (Stage::Failed, Some(Ending::Code(127))),

@@ -4,7 +4,7 @@ use brood_launcher::state::{ExitRecord, PidRecord, Status};
 
 use super::disk::{Folder, ProcessFolder};
 use super::keeper::{Answer, Keeper};
-use super::kernel::{Ending, Parent};
+use super::kernel::{Ending, Parent, Stage};
 use super::supervisor::{Place, Record, Supervisor};
 use super::{Uid, World, say};
 use crate::registry::{Adopted, ContainerRemains, Kept, Remains};
@@ -62,8 +62,8 @@ impl World {
         let there = self.kernel.get(process);
         let lives = folder.exit.is_none() && there.is_some();
         let of_keeper = there.is_some_and(|process| process.parent == Parent::Keeper);
-        let ProcessFolder { exit, parked, auto_remove, .. } = folder.clone();
-        Some(Remains { process, exit, lives, of_keeper, parked, auto_remove })
+        let ProcessFolder { exit, parked, untold, auto_remove, .. } = folder.clone();
+        Some(Remains { process, exit, lives, of_keeper, parked, untold, auto_remove })
     }
 
     /// Execs that run and had not been written down.
@@ -81,8 +81,8 @@ impl World {
             return;
         }
         for process in self.kernel.members(cgroup).into_iter().filter(|process| !known.contains(process)) {
-            let of_keeper = self.kernel.get(process).is_some_and(|process| process.parent == Parent::Keeper);
-            if leads_namespace && of_keeper {
+            let Some(seen) = self.kernel.get(process) else { continue };
+            if seen.parent == Parent::Keeper && (leads_namespace || seen.stage != Stage::Running) {
                 self.end(process, Ending::Signal(libc::SIGKILL as u8));
             }
         }

@@ -117,6 +117,7 @@ impl World {
         match event {
             Event::SetUp { parked: false } | Event::Released(Ok(())) => self.checker.runs(uid),
             Event::SetUpFailed(_) | Event::NotCloned(_) => self.checker.creation_failed(uid),
+            Event::Exited(exit) if exit.never_ran => self.checker.never_ran(uid),
             Event::OutOfMemory => self.checker.out_of_memory(uid),
             _ => {}
         }
@@ -262,15 +263,17 @@ impl World {
     pub(super) fn on_exit(&mut self, instance: Instance) {
         let Some(record) = self.record(instance).filter(|record| record.pidfd) else { return };
         let Some(supervisor) = &mut self.supervisor else { return };
-        let zombie = self.kernel.get(record.process).and_then(|process| process.ending);
+        let process = self.kernel.get(record.process);
+        let zombie = process.and_then(|process| Some(process.record(process.ending?, self.now)));
+        let told = |ending: Ending| ending.record(self.now);
         let exit = match record.reaper {
             Reaper::Us => match zombie {
-                Some(ending) => ending.record(self.now),
+                Some(exit) => exit,
                 None => ExitRecord::unknown("waitid", self.now),
             },
             Reaper::Keeper if supervisor.linked => return supervisor.inherited.await_keeper(instance),
-            Reaper::Keeper | Reaper::Stranger => match zombie.or_else(|| self.asked_kernel(record.uid)) {
-                Some(ending) => ending.record(self.now),
+            Reaper::Keeper | Reaper::Stranger => match zombie.or_else(|| self.asked_kernel(record.uid).map(told)) {
+                Some(exit) => exit,
                 None => ExitRecord::unknown("reaped by another process", self.now),
             },
         };

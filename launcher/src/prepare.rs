@@ -149,7 +149,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        self.dir.process(INIT).record_pid(pid, Ordered::default())
+        self.dir.process(INIT).record_pid(pid, None, Ordered::default())
     }
 
     /// Its process is in its cgroup, and nobody else has to be.

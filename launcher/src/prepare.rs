@@ -154,7 +154,7 @@ impl Reserved {
     /// # Errors
     /// The state directory refuses.
     pub fn record_pid(&self, pid: i32) -> Result<PidRecord, StateError> {
-        self.dir.process(INIT).record_pid(pid, Ordered::default())
+        self.dir.process(INIT).record_pid(pid, None, Ordered::default())
     }
 
     /// Puts the root of a container without a mount namespace in its place, once it is written down.

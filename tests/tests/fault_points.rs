@@ -43,7 +43,7 @@ impl Scene<'_> {
         output.stdout
     }
 
-    /// A creation whose supervisor died may have been undone; then it says so, and the name is free.
+    /// A creation whose supervisor died may have been undone; then it says so, and the name is soon free.
     fn made(&self, output: &Output) -> bool {
         let words = ["whether its program has begun is not known", "its program never ran"];
         let undone = output.code() == 125 && words.iter().any(|word| output.stderr.contains(word));
@@ -57,6 +57,8 @@ impl Scene<'_> {
         if self.made(&created) {
             assert_eq!(created.code(), 0, "{}: {created}\n{}", self.what, self.daemon.log());
         } else {
+            let folder = self.sandbox.root().join(&self.id);
+            waiting::until("its removal", || (!folder.exists()).then_some(()));
             self.ok(&args);
         }
     }

@@ -140,7 +140,8 @@ async fn ended(line: &Line, job: &Job, wait: Option<Exit>, began: u64) -> anyhow
         }
     }
     let exit = line.exit_of(job.id(), job.process(), began).await?;
-    exit.ok_or_else(|| anyhow::anyhow!("{}: the daemon has lost it", job.full_name()))
+    // Gone without an exit: it was undone.
+    Ok(exit.ok_or_else(|| ClientError::Unknown(job.full_name()))?)
 }
 
 /// Creates a container; after the loss of a connection, says whether that has happened.

@@ -128,6 +128,12 @@ impl Supervisor {
         let init = reserved.dir().process(INIT);
         let spawned = Spawned { pid: restored.pid, pidfd: restored.pidfd, helper: None };
         let files = || Files::of_init(reserved.keep(), state.into());
-        self.write_down(instance, spawned, |pid| init.record_pid(pid, Ordered::default()), owns_pid_namespace, files)
+        self.write_down(
+            instance,
+            spawned,
+            |pid, pidfd| init.record_pid(pid, Some(pidfd), Ordered::default()),
+            owns_pid_namespace,
+            files,
+        )
     }
 }

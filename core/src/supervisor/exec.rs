@@ -1,7 +1,7 @@
 //! One more process in a running container: one round trip to a zygote, and no process of ours.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use brood_launcher::cgroup::Cgroups;
@@ -57,7 +57,7 @@ impl Supervisor {
             }
         };
         let dir = reserved.dir().clone();
-        let record = |pid| dir.record_pid(pid, ordered);
+        let record = |pid, pidfd: BorrowedFd<'_>| dir.record_pid(pid, Some(pidfd), ordered);
         self.write_down(instance, spawned, record, false, || Files::of_exec(&id, &name, reserved.keep()))?;
         Ok(Cloned { plan, status, hooked: None })
     }

@@ -1,6 +1,6 @@
 //! From an order to a running (or parked) process.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use brood_launcher::hooks::{List, Point};
@@ -165,7 +165,13 @@ impl Supervisor {
         let (pid, init) = (spawned.pid, reserved.dir().process(INIT));
         self.watch_memory(instance, &state.cgroups);
         let files = || Files::of_init(reserved.keep(), state.clone().into());
-        self.write_down(instance, spawned, |pid| init.record_pid(pid, ordered), owns_pid_namespace, files)?;
+        self.write_down(
+            instance,
+            spawned,
+            |pid, pidfd| init.record_pid(pid, Some(pidfd), ordered),
+            owns_pid_namespace,
+            files,
+        )?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
     }
 
@@ -174,12 +180,12 @@ impl Supervisor {
         self: &Rc<Self>,
         instance: Instance,
         spawned: Spawned,
-        record_pid: impl FnOnce(i32) -> Result<PidRecord, StateError>,
+        record_pid: impl FnOnce(i32, BorrowedFd<'_>) -> Result<PidRecord, StateError>,
         owns_pid_namespace: bool,
         keep: impl FnOnce() -> Files,
     ) -> Result<(), Failure> {
         let Spawned { pid, pidfd, .. } = spawned;
-        let recorded = fault::around("write pid", || record_pid(pid)).and_then(|record| {
+        let recorded = fault::around("write pid", || record_pid(pid, pidfd.as_fd())).and_then(|record| {
             let watched = self.exits.watch(pidfd.as_fd(), instance.0);
             watched.map(|()| record).map_err(|source| StateError::Io { path: "exit source".into(), source })
         });

@@ -58,9 +58,9 @@ fn remains_of(
     start_socket: &StartSocket,
     journaled: &Journaled,
 ) -> Result<(Remains, Option<OwnedFd>), StateError> {
-    let PidFile { record: process, ordered } = dir.read_pid_file()?;
+    let PidFile { record: process, inode, ordered } = dir.read_pid_file()?;
     let exit = exit_of(dir, process, journaled);
-    let there = if exit.is_some() { None } else { open_remains(process) };
+    let there = if exit.is_some() { None } else { open_remains(process, inode) };
     let keeper = nix::unistd::getppid().as_raw();
     let of_keeper = there.as_ref().is_some_and(|(_, stat)| stat.parent == keeper);
     // A zombie of the keeper's is the keeper's to tell of; one of somebody else's can be asked for as long as it is there.
@@ -80,12 +80,14 @@ fn remains_of(
 /// namespace, or the only one whose parent is not in there. One that has ended is in the journal, or its status is lost. False
 /// when there are processes and none of them is certainly the one.
 fn mend_pid(dir: &ProcessDir, state: &ContainerState, journal: &Journal) -> bool {
-    let members: HashSet<i32> = state.cgroups.processes().unwrap_or_default().into_iter().collect();
+    let Ok(members) = state.cgroups.processes() else { return false };
+    let members: HashSet<i32> = members.into_iter().collect();
     let unknown = PidRecord { pid: 0, start_time: 0 };
     let process = if dir.read_exit().is_ok() || members.is_empty() {
-        let exits = journal.events().filter(|event| event.id == state.id && event.process == INIT);
-        let last = exits.filter_map(|exit| Some(PidRecord { pid: exit.pid, start_time: exit.start_time? })).last();
-        Some(last.unwrap_or(unknown))
+        // The last event, if that is an exit; behind any other it is that of an earlier container of this name.
+        let last = journal.events().filter(|event| event.id == state.id && event.process == INIT).last();
+        let exit = last.and_then(|last| Some(PidRecord { pid: last.pid, start_time: last.start_time? }));
+        Some(exit.unwrap_or(unknown))
     } else {
         let stats = members.iter().filter_map(|pid| Some((*pid, ProcStat::read(*pid)?)));
         let outer: Vec<(i32, ProcStat)> = stats.filter(|(_, stat)| !members.contains(&stat.parent)).collect();
@@ -93,7 +95,7 @@ fn mend_pid(dir: &ProcessDir, state: &ContainerState, journal: &Journal) -> bool
         let init = leader.or(if let [only] = &outer[..] { Some(only) } else { None });
         init.map(|(pid, stat)| PidRecord { pid: *pid, start_time: stat.start_time })
     };
-    let write = |record| dir.write_pid(&PidFile { record, ordered: Ordered::default() });
+    let write = |record| dir.write_pid(&PidFile { record, inode: None, ordered: Ordered::default() });
     !state.cgroups.is_empty() && process.is_some_and(|process| write(process).is_ok())
 }
 

@@ -1,12 +1,16 @@
 //! The folder of one process, init or exec, below its container's.
 
 use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExitRecord, PidRecord, Result, StartSocket, at, read_json, remove_tree, state_and_start_time, write_json};
+use super::{
+    ExitRecord, PidRecord, Result, StartSocket, at, pidfs_inode, read_json, remove_tree, state_and_start_time,
+    write_json,
+};
 
 /// `pid`: the process, and what its next supervisor should know of its order. What an older version wrote lacks the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +19,9 @@ pub struct PidFile {
     /// Which process.
     #[serde(flatten)]
     pub record: PidRecord,
+    /// [`pidfs_inode`], where the kernel has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// What the order says.
     #[serde(flatten)]
     pub ordered: Ordered,
@@ -71,13 +78,13 @@ impl ProcessDir {
         read_json(&self.0.join("process.json"))
     }
 
-    /// Writes `pid`, for the process that has just been cloned.
+    /// Writes `pid`, for the process that has just been cloned; with its handle, if that is at hand.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn record_pid(&self, pid: i32, ordered: Ordered) -> Result<PidRecord> {
+    pub fn record_pid(&self, pid: i32, pidfd: Option<BorrowedFd<'_>>, ordered: Ordered) -> Result<PidRecord> {
         let record = PidRecord { pid, start_time: state_and_start_time(pid).map_or(0, |(_, time)| time) };
-        self.write_pid(&PidFile { record, ordered })?;
+        self.write_pid(&PidFile { record, inode: pidfd.and_then(pidfs_inode), ordered })?;
         Ok(record)
     }
 

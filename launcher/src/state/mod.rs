@@ -7,7 +7,7 @@
 //! <root>/<id>/start.sock            until `start`
 //! <root>/<id>/removal.json          the removal has begun and its hooks have not all run; whoever finds it goes on with it
 //! <root>/<id>/init/process.json     the OCI process
-//! <root>/<id>/init/pid              pid and start time; written right after the clone
+//! <root>/<id>/init/pid              pid, start time, inode of its handle; written right after the clone
 //! <root>/<id>/init/exit             exit record; written once
 //! <root>/<id>/<exec>/               the same for an exec of that name, with a start.sock of its own
 //! ```
@@ -41,7 +41,8 @@ pub use exit::{ExitRecord, PressureTotals, Rusage};
 pub use folder::{Ordered, PidFile, ProcessDir};
 pub use kept::Kept;
 pub use process::{
-    ProcStat, exit_of_stranger, is_namespace_init, open_process, open_remains, start_time, state_and_start_time,
+    ProcStat, exit_of_stranger, is_namespace_init, open_process, open_remains, pidfs_inode, start_time,
+    state_and_start_time,
 };
 pub use start::StartSocket;
 pub use status::Status;
@@ -497,9 +498,9 @@ mod tests {
             let ordered = Ordered { auto_remove, at_once: !auto_remove };
             let exec = dir.process(name);
             std::fs::create_dir(exec.path()).unwrap();
-            let record = exec.record_pid(std::process::id() as i32, ordered).unwrap();
+            let record = exec.record_pid(std::process::id() as i32, None, ordered).unwrap();
             assert_eq!(exec.read_pid().unwrap(), record);
-            assert_eq!(exec.read_pid_file().unwrap(), PidFile { record, ordered });
+            assert_eq!(exec.read_pid_file().unwrap(), PidFile { record, inode: None, ordered });
             exec.strike_off().unwrap();
             exec.read_pid().unwrap_err();
             assert!(exec.was_cloned());

@@ -1,7 +1,7 @@
 //! Processes as /proc and pidfds show them: identity that survives the re-use of a pid, and exits of other people's
 //! children.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, PidfdFlags};
 
@@ -18,6 +18,9 @@ pub fn start_time(pid: i32) -> Option<u64> {
 pub fn state_and_start_time(pid: i32) -> Option<(char, u64)> {
     ProcStat::read(pid).map(|stat| (stat.state, stat.start_time))
 }
+
+/// Type of the file system of pidfds (linux/magic.h).
+const PIDFS_MAGIC: rustix::fs::FsWord = 0x5049_4446;
 
 /// `PF_FORKNOEXEC` of linux/sched.h: cleared by the first execve(2) of a process. A zombie keeps it.
 const FORKED_WITHOUT_EXEC: u64 = 0x40;
@@ -97,12 +100,22 @@ pub fn open_process(record: PidRecord) -> Option<OwnedFd> {
     (start_time(record.pid)? == record.start_time).then_some(pidfd)
 }
 
-/// The same of one that may have ended: as a zombie it can still be asked how. `None` when it is gone.
+/// The number of a handle's inode, which is that of one process alone from boot to shutdown (pidfs, Linux 6.9); `None` on
+/// older kernels, where all handles have the same.
 #[must_use]
-pub fn open_remains(record: PidRecord) -> Option<(OwnedFd, ProcStat)> {
+pub fn pidfs_inode(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    let is_pidfs = rustix::fs::fstatfs(pidfd).is_ok_and(|fs| fs.f_type == PIDFS_MAGIC);
+    is_pidfs.then(|| rustix::fs::fstat(pidfd).ok()).flatten().map(|stat| stat.st_ino)
+}
+
+/// The process that was written down, as [`open_process`], or its zombie, which can still be asked how it ended. A start time
+/// is told in hundredths of a second; with an inode another process of the same pid is told apart for certain.
+#[must_use]
+pub fn open_remains(record: PidRecord, inode: Option<u64>) -> Option<(OwnedFd, ProcStat)> {
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
     let stat = ProcStat::read(record.pid).filter(|stat| stat.start_time == record.start_time && stat.state != 'X')?;
-    Some((pidfd, stat))
+    let same = inode.is_none_or(|inode| pidfs_inode(pidfd.as_fd()).is_none_or(|found| found == inode));
+    same.then_some((pidfd, stat))
 }
 
 #[cfg(test)]
@@ -111,7 +124,6 @@ mod tests {
 
     #[test]
     fn the_exit_of_a_stranger_is_seen_before_and_after_its_reaping() {
-        use std::os::fd::AsFd;
         for (script, status) in [("exit 7", 7), ("kill -9 $$", 137)] {
             let mut child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
             let pid = Pid::from_child(&child);
@@ -124,6 +136,20 @@ mod tests {
             child.wait().unwrap();
             // Kernels before 6.15 keep nothing for us: then there is no status, but never a wrong one.
             assert!(exit_of_stranger(record, pidfd.as_fd()).is_none_or(|exit| exit.status == status));
+        }
+    }
+
+    #[test]
+    fn a_pid_with_another_inode_is_somebody_else() {
+        let pid = rustix::process::getpid();
+        let own = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let pid = pid.as_raw_nonzero().get();
+        let record = PidRecord { pid, start_time: start_time(pid).unwrap() };
+        assert!(open_remains(record, None).is_some());
+        // Before Linux 6.9 there is none to compare.
+        if let Some(inode) = pidfs_inode(own.as_fd()) {
+            assert!(open_remains(record, Some(inode)).is_some());
+            assert!(open_remains(record, Some(inode + 1)).is_none());
         }
     }
 

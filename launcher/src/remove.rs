@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cgroup::CgroupError;
 use crate::hooks::{List, Point};
+use crate::resctrl::{Group, ResctrlError};
 use crate::state::{ContainerDir, ContainerState, INIT, StateError};
 
 /// Why a container could not be removed; what is left is found by the next attempt.
@@ -12,6 +13,9 @@ pub enum RemoveError {
     /// Its cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its group of resctrl.
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
     /// Its folder.
     #[error("remove state: {0}")]
     State(#[from] StateError),
@@ -25,7 +29,7 @@ pub enum RemoveError {
 /// The cgroup or the folder cannot be removed.
 pub fn remove(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> Result<Vec<String>, RemoveError> {
     let Pending { hooks, problem } = Pending::of(dir, state);
-    state.cgroups.kill_and_remove(patience)?;
+    leave_groups(state, patience)?;
     dir.remove()?;
     let failed = hooks.run().err().map(|error| error.to_string());
     Ok(problem.into_iter().chain(failed).collect())
@@ -42,8 +46,14 @@ pub fn begin(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> 
     if !pending.hooks.is_empty() {
         dir.note_removal()?;
     }
-    state.cgroups.kill_and_remove(patience)?;
+    leave_groups(state, patience)?;
     Ok(pending)
+}
+
+/// Its processes first: what they leave is then empty.
+fn leave_groups(state: &ContainerState, patience: Duration) -> Result<(), RemoveError> {
+    state.cgroups.kill_and_remove(patience)?;
+    Ok(state.resctrl.as_ref().map_or(Ok(()), Group::remove)?)
 }
 
 /// What is to be done before the folder of a container may go.

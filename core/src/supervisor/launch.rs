@@ -268,9 +268,11 @@ pub(super) fn launch_failure(error: &LaunchError) -> Failure {
 pub(super) fn prepare_failure(error: PrepareError) -> Failure {
     let kind = match &error {
         PrepareError::Id(_) | PrepareError::Io(_) => FailureKind::InvalidRequest,
-        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup | PrepareError::Limit(_) => {
-            FailureKind::InvalidConfig
-        }
+        PrepareError::Config(_)
+        | PrepareError::Plan(_)
+        | PrepareError::NoCgroup
+        | PrepareError::Limit(_)
+        | PrepareError::Resctrl(_) => FailureKind::InvalidConfig,
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
         PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Scope(_) | PrepareError::Pipe(_) => {
             FailureKind::Internal

@@ -35,6 +35,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroups;
+use crate::resctrl::Group;
 
 pub use exit::{ExitRecord, PressureTotals, Rusage};
 pub use folder::ProcessDir;
@@ -120,6 +121,9 @@ pub struct ContainerState {
     pub created: String,
     /// Its cgroups.
     pub cgroups: Cgroups,
+    /// Its group of resctrl, if it asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Group>,
     /// Delete it when its init process ends.
     pub auto_remove: bool,
     /// The process that looks after an embedded container.

@@ -107,10 +107,10 @@ impl Supervisor {
             let message = "checkpoint: a restored container runs at once".to_owned();
             return Err(Failure::new(FailureKind::InvalidRequest, message));
         }
-        let (root, manager) = (self.settings.root.clone(), self.settings.manager);
+        let settings = self.settings.clone();
         let restore = move || -> Result<(Reservation, checkpoint::Restored), Failure> {
-            let (order, stdio): (prepare::Order, StdioOrder) = order.for_launcher(manager);
-            let reservation = prepare::reserve(&root, order).map_err(prepare_failure)?;
+            let (order, stdio): (prepare::Order, StdioOrder) = order.for_launcher(&settings);
+            let reservation = prepare::reserve(&settings.root, order).map_err(prepare_failure)?;
             let io = open_stdio(stdio, &reservation.reserved.dir().process(INIT));
             let io = io.map_err(|errno| prepare_failure(PrepareError::Pipe(errno)))?;
             let folder = named::folder(&reservation.state.bundle, &from.directory);
@@ -124,7 +124,8 @@ impl Supervisor {
             tracing::warn!(container = reservation.state.id, "{note}");
         }
         let owns_pid_namespace = reservation.owns_pid_namespace();
-        let Reservation { state, reserved, .. } = reservation;
+        let Reservation { state, mut reserved, .. } = reservation;
+        self.let_go(reserved.take_anchor());
         let init = reserved.dir().process(INIT);
         let spawned = Spawned { pid: restored.pid, pidfd: restored.pidfd, helper: None };
         let files = || Files::of_init(reserved.keep(), state.into());

@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use brood_launcher::cgroup::Anchor;
 use brood_launcher::hooks::{List, Point};
 use brood_launcher::plan::{Io, Plan, Stdio};
-use brood_launcher::prepare::{self, CgroupManager, PrepareError, Prepared, Reserved};
+use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{ContainerState, INIT, Kept, Manager, PidRecord, ProcessDir, StateError};
@@ -17,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
 use super::remove::remove_unborn;
-use super::{Deadline, Files, Order, Record, StdioOrder, Supervisor, Work};
+use super::{Deadline, Files, Order, Record, Settings, StdioOrder, Supervisor, Work};
 use crate::registry::{Event, Failure, FailureKind, Instance, Reaper, Ticket};
 use crate::watch::watch;
 use crate::zygotes::{LaunchError, end_child};
@@ -40,21 +41,20 @@ pub(super) struct Hooked {
 
 impl Order {
     /// As the launcher takes it, and the standard descriptors.
-    pub(super) fn for_launcher(self, manager: Manager) -> (prepare::Order, StdioOrder) {
+    pub(super) fn for_launcher(self, Settings { manager, cgroups, .. }: &Settings) -> (prepare::Order, StdioOrder) {
         let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported, checkpoint: _ } = self;
         // A daemon's containers outlive it; those of a single command end with it.
-        let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
-        let (park, cgroup) = (!start, CgroupManager::Ourselves);
+        let die_with_parent = (*manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
         let order = prepare::Order {
             id,
             source,
             labels,
-            park,
-            manager,
+            park: !start,
+            manager: *manager,
             die_with_parent,
             ignore_unsupported,
             auto_remove,
-            cgroup,
+            cgroup: *cgroups,
             no_pivot: false,
             new_keyring: true,
             preserve: Vec::new(),
@@ -137,13 +137,15 @@ impl Supervisor {
 
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
     async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<Cloned, Failure> {
-        let (root, manager) = (self.settings.root.clone(), self.settings.manager);
+        let settings = self.settings.clone();
         let prepare = move || {
-            let (order, stdio) = order.for_launcher(manager);
-            prepare::prepare(&root, order, |dir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe))
+            let (order, stdio) = order.for_launcher(&settings);
+            prepare::prepare(&settings.root, order, |dir, _| {
+                open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe)
+            })
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
-        let Prepared { launch, status, kept, state, notes, reserved } = prepared;
+        let Prepared { launch, status, kept, state, notes, mut reserved } = prepared;
         for note in &notes {
             tracing::warn!(container = state.id, "{note}");
         }
@@ -155,12 +157,20 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
+        self.let_go(reserved.take_anchor());
         let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
         let (pid, init) = (spawned.pid, reserved.dir().process(INIT));
         self.watch_memory(instance, &state.cgroups);
         let files = || Files::of_init(reserved.keep(), state.clone().into());
         self.write_down(instance, spawned, |pid| init.record_pid(pid, false), owns_pid_namespace, files)?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
+    }
+
+    /// Ends a process on a thread that may wait for it.
+    pub(super) fn let_go(self: &Rc<Self>, anchor: Option<Anchor>) {
+        let Some(anchor) = anchor else { return };
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move { supervisor.blocking(move || drop(anchor)).await });
     }
 
     /// Writes the child down, in its folder and here, and watches it; kills it when that cannot be.

@@ -94,6 +94,8 @@ impl Supervisor {
             EventKind::Paused => "paused",
             EventKind::Resumed => "resumed",
             EventKind::OutOfMemory => "oom",
+            EventKind::Checkpoint => "checkpoint",
+            EventKind::Restore => "restore",
             EventKind::Delete => "delete",
         };
         self.append(record, name, None);

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::mpsc;
 
 use brood_launcher::checkpoint::named::{self, Checkpoint};
 use brood_launcher::checkpoint::{self, CheckpointError};
 use brood_launcher::prepare::{self, PrepareError, Reservation};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{INIT, Status};
+
+use tokio::sync::oneshot;
 
 use super::launch::{open_stdio, prepare_failure};
 use super::{ContainerFiles, Files, Order, StdioOrder, Supervisor};
@@ -37,7 +40,7 @@ impl Supervisor {
     /// # Errors
     /// It does not run, or CRIU refuses; it goes on.
     pub async fn checkpoint(
-        &self,
+        self: &Rc<Self>,
         container: Instance,
         directory: PathBuf,
         checkpoint: Checkpoint,
@@ -49,11 +52,26 @@ impl Supervisor {
             return Err(Failure::new(FailureKind::WrongState, message));
         }
         let checkpoint = Checkpoint { created: jiff::Timestamp::now().to_string(), ..checkpoint };
+        let (written, heard) = oneshot::channel();
+        let (told, go_on) = mpsc::channel::<()>();
         let create = move || {
             let folder = named::folder(&state.bundle, &directory)?;
-            named::create(&folder, &checkpoint, &dir, &state)
+            named::create(&folder, &checkpoint, &dir, &state, || {
+                // The event comes before the exit: CRIU lets nobody go, or end, before this returns.
+                if written.send(()).is_ok() {
+                    let _ = go_on.recv();
+                }
+            })
         };
         let _turn = self.criu.acquire().await.ok();
+        // A task of its own: the caller may go away meanwhile.
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move {
+            if heard.await.is_ok() {
+                supervisor.event(container, Event::Checkpointed);
+            }
+            drop(told);
+        });
         self.blocking(create).await?.map_err(|error| failure(&error))
     }
 
@@ -91,7 +109,7 @@ impl Supervisor {
     /// A launch whose process comes from a checkpoint. There is no deadline: memory takes the time that it takes.
     pub(super) async fn restore(self: Rc<Self>, instance: Instance, order: Order, from: CheckpointFolder) {
         let event = match self.restored(instance, order, from).await {
-            Ok(()) => Event::SetUp { parked: false },
+            Ok(()) => Event::Restored,
             Err(failure) => Event::NotCloned(failure),
         };
         self.event(instance, event);

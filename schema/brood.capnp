@@ -770,9 +770,11 @@ struct Event {
   # Counts from 1, without gaps, across restarts of the supervisor.
   time @1 :UInt64;
   type @2 :Text;
-  # "create", "start-container", "exec-added", "start-process", "paused", "resumed", "oom", "exit", "delete". Of one exec,
-  # "exec-added" comes before "start-process", that before its "exit", and that before the "exit" of the container's init
-  # process. "oom": the kernel has killed a process of the container for memory; before the "exit" that comes of it.
+  # "create", "start-container", "exec-added", "start-process", "paused", "resumed", "oom", "checkpoint", "restore", "exit",
+  # "delete". Of one exec, "exec-added" comes before "start-process", that before its "exit", and that before the "exit" of
+  # the container's init process. "oom": the kernel has killed a process of the container for memory; before the "exit" that comes of it.
+  # "checkpoint": the images of one are written; before the "exit" if the container ends with it. "restore": between "create"
+  # and "start-container" of a container that goes on from a checkpoint. Others may come: ignore what you do not know.
   id @3 :Text;
   # The container.
   process @4 :Text;

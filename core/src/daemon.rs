@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use brood_launcher::prepare::CgroupManager;
 use brood_launcher::state::{Manager, StateRoot};
 use rustix::process::{Resource, Rlimit};
 use tokio::io::Interest;
@@ -35,6 +36,8 @@ pub struct DaemonSettings {
     pub retain: usize,
     /// Source of exits.
     pub reactor: Choice,
+    /// Who makes cgroups.
+    pub cgroups: CgroupManager,
     /// Kill and remove all containers when stopped.
     pub kill_on_exit: bool,
 }
@@ -65,6 +68,7 @@ pub fn supervise(settings: DaemonSettings) -> anyhow::Result<ExitCode> {
                 start_timeout: settings.start_timeout,
                 retain: settings.retain,
                 manager: Manager::Daemon,
+                cgroups: settings.cgroups,
                 container_nofile: nofile,
             },
             Some(keeper),

@@ -8,11 +8,12 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use serde_json::{Value, json};
 
-use crate::cgroup::{CgroupError, Cgroups};
+use crate::cgroup::{CgroupError, Cgroups, Entrance};
 use crate::config::{self, ConfigError, IdError};
 use crate::plan::{ExecOptions, Io, Launch, PlanError, build_exec};
 use crate::report::errno_text;
-use crate::state::{ContainerDir, INIT, PidRecord, ProcessDir, StateError, is_reserved, open_process};
+use crate::resctrl::ResctrlError;
+use crate::state::{ContainerDir, ContainerState, INIT, PidRecord, ProcessDir, StateError, is_reserved, open_process};
 
 /// Why an exec could not be prepared. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,9 @@ pub enum ExecError {
     /// The container's cgroup is gone, or there are no descriptors left.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The same of its group of resctrl.
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
     /// A descriptor could not be had.
     #[error("{what}: {}", errno_text(*errno))]
     Descriptor {
@@ -282,19 +286,32 @@ pub fn prepare(
     let park = if order.park { Some(reserved.dir.start_socket().listen()?) } else { None };
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(no_descriptor("status pipe"))?;
     let init_pid = container.process(INIT).read_pid()?;
+    let state = container.read_state()?;
     let options = ExecOptions {
         kept: container.read_kept()?,
-        container: container.read_state()?,
         preserve: Vec::new(),
         init: open_init(init_pid)?,
         init_pid: init_pid.pid,
         io: io(&reserved.dir).map_err(no_descriptor("standard descriptors"))?,
         status: status_write,
-        cgroups: cgroups.entrance()?,
+        cgroups: entrance(cgroups, &state)?,
+        container: state,
         from_zygote: true,
         park,
     };
     Ok(Prepared { launch: build_exec(&process, options)?, status, notes, reserved })
+}
+
+/// How an exec gets into these cgroups, and to the container's share of caches.
+///
+/// # Errors
+/// One of them is gone.
+pub fn entrance(cgroups: &Cgroups, state: &ContainerState) -> Result<Entrance, ExecError> {
+    let mut entrance = cgroups.entrance()?;
+    if let Some(group) = &state.resctrl {
+        entrance.tasks.extend(group.entrance()?);
+    }
+    Ok(entrance)
 }
 
 /// Takes `UID` or `UID:GID` apart.

@@ -7,7 +7,7 @@
 //! 4. [`zygote`]: the small process that clones; or [`spawn`] directly, in the daemonless `brood-oci`.
 //! 5. `child`: the steps between clone3 and execve.
 //! 6. [`report`]: how the child tells that it became its program, or which step failed.
-//! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives.
+//! 7. [`state`]: what is on disk about a container; [`cgroup`]: where it lives; [`resctrl`]: its share of caches.
 //! 8. [`hooks`]: programs of the host's that the runtime runs at points of a container's life.
 //! 9. [`rootless`]: the user namespace in which an ordinary user launches; [`userns`]: those for mounts with ids of their own.
 //! 10. [`checkpoint`]: a container's processes into images and back, by CRIU.
@@ -28,6 +28,7 @@ pub mod plan;
 pub mod prepare;
 pub mod remove;
 pub mod report;
+pub mod resctrl;
 pub mod rootless;
 pub mod seal;
 pub mod seccomp;

@@ -14,6 +14,7 @@ use crate::cgroup::{
 use crate::config::{self, ConfigError, IdError, LoadOptions};
 use crate::host_root::HostRoot;
 use crate::plan::{self, BuildOptions, FdIndex, Io, Launch, PlanError};
+use crate::resctrl::{self, Group, Resctrl, ResctrlError};
 use crate::state::{ContainerDir, ContainerState, INIT, Kept, Manager, Ordered, PidRecord, StateError, StateRoot};
 
 /// Why a container could not be prepared. Nothing of it is left.
@@ -43,6 +44,9 @@ pub enum PrepareError {
     /// A limit makes no sense, or the host or the kernel refuses it.
     #[error("config.json: {0}")]
     Limit(#[from] LimitError),
+    /// A group of resctrl.
+    #[error("config.json: {0}")]
+    Resctrl(#[from] ResctrlError),
     /// What the caller was to give as descriptors or terminal.
     #[error("{0}")]
     Io(String),
@@ -77,7 +81,7 @@ pub enum CgroupManager {
     Nobody,
     /// We do, as directories.
     Ourselves,
-    /// systemd, as a scope. Who asks it is a process with a single thread.
+    /// systemd, as a scope.
     Systemd,
 }
 
@@ -135,6 +139,8 @@ pub struct Reserved {
     dir: ContainerDir,
     /// Made for it.
     cgroups: Cgroups,
+    /// Made for it.
+    resctrl: Option<Group>,
     /// Keeps an empty scope from ending.
     anchor: Option<Anchor>,
     /// Attached for it.
@@ -175,9 +181,10 @@ impl Reserved {
         Ok(())
     }
 
-    /// Its process is in its cgroup, and nobody else has to be.
-    pub fn let_anchor_go(&mut self) {
-        self.anchor = None;
+    /// Once its process is in its cgroup nobody else has to be: what is returned is to be dropped, which waits for an end.
+    #[must_use]
+    pub fn take_anchor(&mut self) -> Option<Anchor> {
+        self.anchor.take()
     }
 
     /// The container exists now: from here on `delete` is what removes it.
@@ -196,6 +203,7 @@ impl Drop for Reserved {
             // so late that there is a child, which is being killed.
             let _ = self.cgroups.kill_and_remove(std::time::Duration::from_secs(1));
             let _ = self.host_root.as_ref().map(HostRoot::detach);
+            let _ = self.resctrl.as_ref().map(Group::remove);
             let _ = self.dir.remove();
         }
     }
@@ -259,6 +267,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         CgroupManager::Ourselves => cgroups = places(root, &order, &spec, host, &limits)?,
         CgroupManager::Systemd => scope = Some(scope_of(&spec, &order.id)?),
     }
+    let resctrl = resctrl_of(&spec, &order.id)?;
     let mut state = ContainerState {
         oci_version: spec.version().clone(),
         rootfs: spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default(),
@@ -272,6 +281,7 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         created: jiff::Timestamp::now().to_string(),
         cgroups,
         host_root: None,
+        resctrl: resctrl.as_ref().map(|wanted| wanted.group().clone()),
         owner: rustix::process::getuid().as_raw(),
         manager: order.manager,
         auto_remove: order.auto_remove,
@@ -280,7 +290,8 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
         id: std::mem::take(&mut order.id),
     };
     let dir = root.reserve(&state)?;
-    let mut reserved = Reserved { dir, cgroups: Cgroups::default(), anchor: None, host_root: None, kept: false };
+    let mut reserved =
+        Reserved { dir, cgroups: Cgroups::default(), resctrl: None, anchor: None, host_root: None, kept: false };
     let planned = state.cgroups.clone();
     match scope {
         None => state.cgroups.make()?,
@@ -297,7 +308,12 @@ pub fn reserve(root: &StateRoot, mut order: Order) -> Result<Reservation, Prepar
     }
     let few_processes = few_processes(&mut limits, &state.cgroups)?;
     limits.apply(&state.cgroups)?;
-    let entrance = state.cgroups.entrance()?;
+    let mut entrance = state.cgroups.entrance()?;
+    if let Some(wanted) = resctrl {
+        wanted.make()?;
+        reserved.resctrl.clone_from(&state.resctrl);
+        entrance.tasks.extend(wanted.group().entrance()?);
+    }
     if let Some(process) = spec.process() {
         reserved.dir.process(INIT).create(process)?;
     }
@@ -418,6 +434,13 @@ fn scope_of(spec: &Spec, id: &str) -> Result<ScopeOrder, StartError> {
     let path = path.unwrap_or(Path::new("")).to_string_lossy();
     let annotations = spec.annotations().clone().unwrap_or_default();
     Ok(ScopeOrder::new(&path, id, &annotations)?)
+}
+
+/// The group of resctrl that the configuration asks for. Without one mounted, that was to be ignored.
+fn resctrl_of(spec: &Spec, id: &str) -> Result<Option<resctrl::Wanted>, ResctrlError> {
+    let rdt = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let found = rdt.and_then(|rdt| Some((rdt, Resctrl::find()?)));
+    found.map(|(rdt, resctrl)| resctrl.plan(rdt, id)).transpose()
 }
 
 /// A limit on processes that the child itself is to write: the open file, and the text.

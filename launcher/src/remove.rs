@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::cgroup::CgroupError;
 use crate::hooks::{List, Point};
 use crate::host_root::HostRoot;
+use crate::resctrl::{Group, ResctrlError};
 use crate::state::{ContainerDir, ContainerState, INIT, StateError};
 
 /// Why a container could not be removed; what is left is found by the next attempt.
@@ -16,6 +17,9 @@ pub enum RemoveError {
     /// Its root in the host's mount namespace.
     #[error("unmount its root: {}", crate::report::errno_text(*.0))]
     Root(rustix::io::Errno),
+    /// Its group of resctrl.
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
     /// Its folder.
     #[error("remove state: {0}")]
     State(#[from] StateError),
@@ -50,9 +54,10 @@ pub fn begin(dir: &ContainerDir, state: &ContainerState, patience: Duration) -> 
     Ok(pending)
 }
 
-/// Ends what is left, and takes away what is not in its folder.
+/// Ends what is left, and takes away what is not in its folder. Its processes first: what they leave is then empty.
 fn let_go(state: &ContainerState, patience: Duration) -> Result<(), RemoveError> {
     state.cgroups.kill_and_remove(patience)?;
+    state.resctrl.as_ref().map_or(Ok(()), Group::remove)?;
     state.host_root.as_ref().map_or(Ok(()), HostRoot::detach).map_err(RemoveError::Root)
 }
 

@@ -99,6 +99,12 @@ pub fn in_user_namespace() -> bool {
     !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// Whether the host takes us for an ordinary user, whatever we are in a namespace of our own.
+#[must_use]
+pub fn is_ordinary() -> bool {
+    needed() || in_user_namespace()
+}
+
 /// Goes into a user namespace and a mount namespace of our own. The process must have a single thread.
 ///
 /// # Errors

@@ -54,6 +54,23 @@ pub fn is_v2_only() -> bool {
     PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// Where the machine's hierarchies of cgroup v1 are mounted, and what they have: controllers, or a name.
+#[must_use]
+pub fn v1_hierarchies() -> Vec<(PathBuf, String)> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let all = mounts.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let options = after.strip_prefix("cgroup ")?.split(' ').nth(1)?;
+        let general = |option: &&str| !["rw", "ro", "xattr", "seclabel"].contains(option);
+        let mut options: Vec<&str> = options.split(',').filter(general).collect();
+        if options.first().is_some_and(|option| option.starts_with("name=")) {
+            options.insert(0, "none");
+        }
+        Some((PathBuf::from(before.split(' ').nth(4)?), options.join(",")))
+    });
+    all.collect()
+}
+
 /// The directory of a process in the hierarchy of a controller (`memory`); on cgroup v2 alone, and for `unified`, in that.
 ///
 /// # Panics

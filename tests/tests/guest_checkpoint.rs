@@ -478,6 +478,11 @@ fn the_daemon_keeps_checkpoints_by_name() {
     assert!(none.one_line_error().contains("no such file or directory"), "{none}");
     assert_eq!(sandbox.containers(), Vec::<String>::new());
     restore("second").run().ok();
+    let told = brood(&["events", "--format", "json"]).run().ok();
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<&str> = told.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    let first = ["create", "start-container", "checkpoint", "checkpoint", "exit", "delete"];
+    assert_eq!(told, [&first[..], &["create", "restore", "start-container"]].concat());
     let after = counted_to(before + 2);
     assert!(after < before + 1000 && before > 1, "{before}, then {after}");
     assert_eq!(brood(&["exec", &id, "cat", "/proc/1/comm"]).run().ok(), "sh\n");

@@ -1,6 +1,7 @@
 //! `linux.resources`: what is written, what is read back, and what comes of it, on every layout of cgroups.
 //!
-//! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test limits` asks the same of runc.
+//! `BROOD_OCI_UNDER_TEST=runc cargo test -p brood-tests --test limits` asks the same of runc. With `--nocapture` they print
+//! rows of docs/resources.md, "Seen": what was asked for, where it is, what was found there or came of it.
 
 use std::fs;
 
@@ -113,6 +114,7 @@ fn reads_back(layout: Layout) {
             let refused = create(layout, &container);
             // A foreign runtime may leave out what does not exist.
             if !binaries::oracle() {
+                show(layout, &resources, "refused", refused.one_line_error());
                 assert!(refused.one_line_error().contains("linux.resources."), "{resources}: {refused}");
             }
             continue;
@@ -122,6 +124,7 @@ fn reads_back(layout: Layout) {
         let expected: Vec<&str> = expected.lines().collect();
         let found: Vec<&str> = found.lines().take(expected.len()).collect();
         assert_eq!(found, expected, "{resources}: {file}");
+        show(layout, &resources, &format!("`{file}`"), &found.join("\n"));
         delete(layout, &container);
     }
 }
@@ -136,15 +139,23 @@ fn run(layout: Layout, resources: &Value, script: &str) -> Output {
     layout.oci(&sandbox).args(["run", "--bundle"]).arg(bundle.path()).arg(sandbox.id("box")).run()
 }
 
+/// A row of the table.
+fn show(layout: Layout, asked: &Value, place: &str, found: &str) {
+    eprintln!("| {layout:?} | `{asked}` | {place} | `{}` |", found.trim().replace('\n', "` `"));
+}
+
 /// What each limit is for.
 fn takes_effect(layout: Layout) {
     // 64 MiB in one process, of 32: `dd` holds its whole block in memory.
     let memory = json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } });
     let killed = run(layout, &memory, "dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; echo $?");
     assert_eq!(killed.stdout.trim(), "137", "killed for memory: {killed}");
+    show(layout, &memory, "status of `dd bs=64M`", &killed.stdout);
 
-    let few = run(layout, &json!({ "pids": { "limit": 3 } }), "sleep 5 & sleep 5 & sleep 5 & wait");
+    let three = json!({ "pids": { "limit": 3 } });
+    let few = run(layout, &three, "sleep 5 & sleep 5 & sleep 5 & wait");
     assert!(few.stderr.contains("can't fork"), "three processes at most: {few}");
+    show(layout, &three, "a shell's third child", &few.stderr);
     let alone = run(layout, &json!({ "pids": { "limit": 0 } }), "echo alone; true & wait");
     let refused = binaries::oracle() || alone.stderr.contains("can't fork");
     assert!(alone.stdout.contains("alone") && refused, "no second process: {alone}");
@@ -157,11 +168,12 @@ fn takes_effect(layout: Layout) {
     create(layout, &container).ok();
     call(layout, &container, &["start"]).ok();
     let pid = container.pid();
-    waiting::until("the processor is denied", || {
+    let times = waiting::until("the processor is denied", || {
         let stat = cgroups::value(pid, "cpu", "cpu.stat");
         let throttled = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
-        throttled.is_some_and(|number| number != "0").then_some(())
+        throttled.filter(|number| *number != "0").map(str::to_owned)
     });
+    show(layout, &json!({ "cpu": { "quota": 5000, "period": 100_000 } }), "`nr_throttled` of `cpu.stat`", &times);
     delete(layout, &container);
 }
 
@@ -379,6 +391,7 @@ fn devices_are_kept_away(layout: Layout) {
         let ran = layout.oci(&sandbox).args(["run", "--bundle"]).arg(bundle.path()).arg(sandbox.id("box")).run();
         assert_eq!(ran.stdout.contains("open"), opens, "{resources}: {ran}");
         assert!(opens || ran.stderr.contains("Operation not permitted"), "{resources}: {ran}");
+        show(layout, &resources, &format!("open of a device {number}"), if opens { "opens" } else { &ran.stderr });
     }
 }
 

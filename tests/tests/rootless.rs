@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
+use brood_tests::cgroups::Layout;
+use brood_tests::systemd::Systemd;
 use brood_tests::{Bundle, Cmd, Sandbox, binaries, waiting};
 use serde_json::{Value, json};
 
@@ -259,4 +261,90 @@ fn brood_runs_bundles_and_roots_without_a_daemon() {
     let refused = brood(&["run", "--", "true"]).run().expect(125);
     assert!(refused.one_line_error().contains("--rootfs or --bundle"), "{refused}");
     assert_eq!(user.sandbox.containers(), Vec::<String>::new());
+}
+
+/// How their systemd is asked.
+#[derive(PartialEq)]
+enum Way {
+    /// On its own socket.
+    Directly,
+    /// On the session's bus.
+    ByBus,
+}
+
+/// A container as a scope of their own systemd's. What needs no controller
+/// holds on every host: it is born in there, frozen, entered and removed.
+fn live_by_way_of_systemd(layout: Layout, ways: &[Way], limits: &Value, look: impl Fn(&Path, &dyn Fn(&str) -> String)) {
+    let mut user = User::new();
+    let systemd = Systemd::start_on(&user.sandbox, layout);
+    let as_user = systemd.log_in(&user.sandbox, USER);
+    let run = |program: &str, args: &[&str]| {
+        let (first, words) = as_user.split_first().unwrap();
+        user.sandbox.command(first).args(words).arg(program).args(args).run()
+    };
+    // As a login's shell does: in a scope.
+    let oci = |args: &[&str]| {
+        let (program, root) = (binaries::oci(), user.sandbox.root());
+        let [program, root] = [&program, &root].map(|path| path.to_str().unwrap());
+        let scope = ["--user", "--scope", "--quiet", program, "--root", root, "--systemd-cgroup"];
+        run("systemd-run", &[&scope[..], args].concat())
+    };
+    user.bundle.args(&["sleep", "1000"]);
+    user.bundle.config["linux"]["cgroupsPath"] = json!("own.slice:pre:box");
+    user.bundle.config["linux"]["resources"] = limits.clone();
+    user.bundle.write();
+    let (id, unit, bundle) = (user.id.as_str(), "pre-box.scope", user.bundle.path().to_str().unwrap().to_owned());
+    let property = |name: &str| {
+        let shown = run("systemctl", &["--user", "show", "--value", "--property", name, unit]);
+        shown.ok().trim_end().to_owned()
+    };
+    let scope = systemd.cgroup(&format!("user.slice/manager-{USER}.service/own.slice/{unit}"));
+    for way in ways {
+        if *way == Way::ByBus {
+            run("systemctl", &["--user", "start", "dbus.service"]).ok();
+        }
+        oci(&["run", "--detach", "--bundle", &bundle, id]).ok();
+        assert_eq!((property("ActiveState"), property("Delegate")), ("active".to_owned(), "yes".to_owned()));
+        let members = fs::read_to_string(scope.join("cgroup.procs")).unwrap();
+        assert_eq!(members.lines().count(), 1, "the container's process is alone in there");
+        look(&scope, &property);
+        oci(&["exec", id, "true"]).ok();
+        oci(&["pause", id]).ok();
+        assert_eq!(fs::read_to_string(scope.join("cgroup.freeze")).unwrap().trim(), "1");
+        oci(&["resume", id]).ok();
+        oci(&["delete", "--force", id]).ok();
+        assert!(!scope.exists());
+        assert_eq!(property("LoadState"), "not-found");
+        assert_eq!(user.sandbox.containers(), Vec::<String>::new());
+    }
+    if layout == Layout::Hybrid {
+        user.bundle.config["linux"]["resources"] = json!({ "pids": { "limit": 50 } });
+        user.bundle.write();
+        let refused = oci(&["run", "--bundle", &bundle, id]);
+        let expected = "linux.resources.pids.limit: the host has no writable cgroup hierarchy with the pids controller";
+        assert!(refused.one_line_error().contains(expected), "{refused}");
+        assert!(!scope.exists());
+    }
+}
+
+#[test]
+fn a_container_is_a_scope_of_their_own_systemd() {
+    live_by_way_of_systemd(Layout::V2, &[Way::Directly, Way::ByBus], &json!({}), |_, _| {});
+}
+
+/// Nobody gives cgroup v1 to an ordinary user: limits of it are refused, and the rest is as on cgroup v2.
+#[test]
+fn a_container_is_a_scope_of_their_own_systemd_on_a_hybrid_host() {
+    live_by_way_of_systemd(Layout::Hybrid, &[Way::Directly, Way::ByBus], &json!({}), |_, _| {});
+}
+
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn limits_are_properties_of_their_own_systemds_units() {
+    let limits = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 50 } });
+    live_by_way_of_systemd(Layout::V2, &[Way::Directly], &limits, |scope, property| {
+        let file = |name: &str| fs::read_to_string(scope.join(name)).unwrap().trim().to_owned();
+        assert_eq!((property("MemoryMax"), file("memory.max")), ("67108864".to_owned(), "67108864".to_owned()));
+        assert_eq!((property("TasksMax"), file("pids.max")), ("50".to_owned(), "50".to_owned()));
+    });
 }

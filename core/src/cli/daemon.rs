@@ -5,9 +5,11 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::Context;
+use brood_launcher::cgroup;
+use brood_launcher::prepare::CgroupManager;
 use brood_launcher::seal::SealedExe;
 use brood_launcher::state::ProcStat;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Place, print};
@@ -39,6 +41,9 @@ pub(super) struct DaemonArgs {
     /// How exits are noticed
     #[arg(long, value_enum, default_value = "auto")]
     reactor: Choice,
+    /// Who makes the containers' cgroups: we do, as directories, or systemd, as scopes (linux.cgroupsPath is slice:prefix:name)
+    #[arg(long, value_enum, value_name = "MANAGER", default_value = "cgroupfs")]
+    cgroup_manager: ManagerName,
     /// Kill and remove all containers when the daemon is stopped; otherwise they are left alone
     #[arg(long)]
     kill_on_exit: bool,
@@ -46,6 +51,21 @@ pub(super) struct DaemonArgs {
     /// containers and waiting clients go on
     #[arg(long, exclusive = true)]
     upgrade: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ManagerName {
+    Cgroupfs,
+    Systemd,
+}
+
+impl From<ManagerName> for CgroupManager {
+    fn from(name: ManagerName) -> CgroupManager {
+        match name {
+            ManagerName::Cgroupfs => CgroupManager::Ourselves,
+            ManagerName::Systemd => CgroupManager::Systemd,
+        }
+    }
 }
 
 pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> anyhow::Result<ExitCode> {
@@ -59,6 +79,10 @@ pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> an
     let arguments = std::env::args_os().skip(1);
     match role {
         None => {
+            // Later it may be away for a while, and come back: that is told to whoever creates a container.
+            if args.cgroup_manager == ManagerName::Systemd {
+                cgroup::reach_systemd().context("--cgroup-manager systemd")?;
+            }
             // From here on everything runs from a sealed copy, under a name that `ps` shows.
             let exe = SealedExe::lasting().context("copy the binary into memory")?;
             let binary = std::env::current_exe().context("the path of this binary")?;
@@ -75,6 +99,7 @@ pub(super) fn daemon(place: &Place, args: &DaemonArgs, role: Option<Role>) -> an
                 start_timeout: args.start_timeout,
                 retain: args.retain_count,
                 reactor: args.reactor,
+                cgroups: args.cgroup_manager.into(),
                 kill_on_exit: args.kill_on_exit,
             })
         }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context, bail, ensure};
 use brood_launcher::exec::parse_id;
 use brood_launcher::plan::{DefaultBundle, Stdio, default_spec};
-use brood_launcher::prepare::Source;
+use brood_launcher::prepare::{CgroupManager, Source};
 use brood_launcher::rootless::{self, HostIds};
 use brood_launcher::state::{ExitRecord, Manager};
 use clap::{Args, ValueEnum};
@@ -182,6 +182,7 @@ fn run_embedded(place: &Place, create: Create, args: &RunArgs) -> anyhow::Result
         start_timeout: std::time::Duration::from_secs(15),
         retain: RETAIN_COUNT_DEFAULT,
         manager: Manager::Embedded,
+        cgroups: CgroupManager::Ourselves,
         container_nofile: None,
     };
     let root = settings.root.clone();

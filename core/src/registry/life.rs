@@ -267,16 +267,26 @@ impl Life {
     }
 
     pub(super) fn set_up(&mut self, instance: Instance, parked: bool, effects: &mut Vec<Effect>) {
+        let (added, started) = self.event_kinds();
+        if parked {
+            self.is_set_up(instance, Phase::Created, &[added], effects);
+        } else {
+            self.is_set_up(instance, Phase::Running(Pace::Going), &[added, started], effects);
+        }
+    }
+
+    pub(super) fn restored(&mut self, instance: Instance, effects: &mut Vec<Effect>) {
+        let (added, started) = self.event_kinds();
+        let told = [added, EventKind::Restore, started];
+        self.is_set_up(instance, Phase::Running(Pace::Going), &told, effects);
+    }
+
+    /// What is told comes before the answer, and that before an exit which overtook it.
+    fn is_set_up(&mut self, instance: Instance, phase: Phase, told: &[EventKind], effects: &mut Vec<Effect>) {
         let Phase::Creating { reply, early_exit } = &mut self.phase else { return };
         let (reply, early_exit) = (*reply, early_exit.take());
-        let (added, started) = self.event_kinds();
-        effects.push(Effect::Publish(instance, added));
-        if parked {
-            self.phase = Phase::Created;
-        } else {
-            effects.push(Effect::Publish(instance, started));
-            self.phase = Phase::Running(Pace::Going);
-        }
+        effects.extend(told.iter().map(|kind| Effect::Publish(instance, *kind)));
+        self.phase = phase;
         self.tell_early_oom(instance, effects);
         effects.push(Effect::Reply(reply, Reply::Created(instance)));
         if self.doomed || !self.deleters.is_empty() {
@@ -316,6 +326,13 @@ impl Life {
         self.tell_early_oom(instance, effects);
         if let Some(exit) = early_exit {
             self.exited(instance, exit, effects);
+        }
+    }
+
+    /// Told as long as its exit is not.
+    pub(super) fn checkpointed(&self, instance: Instance, effects: &mut Vec<Effect>) {
+        if let Phase::Running(_) = self.phase {
+            effects.push(Effect::Publish(instance, EventKind::Checkpoint));
         }
     }
 

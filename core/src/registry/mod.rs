@@ -220,10 +220,12 @@ impl Registry {
             }
             Event::NotCloned(failure) => life.not_cloned(failure, effects),
             Event::SetUp { parked } => life.set_up(instance, parked, effects),
+            Event::Restored => life.restored(instance, effects),
             Event::SetUpFailed(failure) => life.set_up_failed(instance, failure, effects),
             Event::Released(result) => life.released(instance, result, effects),
             Event::NotReleased(failure) => life.not_released(instance, failure, effects),
             Event::PaceChanged(result) => life.changed_pace(instance, result, effects),
+            Event::Checkpointed => life.checkpointed(instance, effects),
             Event::OutOfMemory => life.out_of_memory(instance, effects),
             Event::Exited(exit) => life.exited(instance, exit, effects),
             // What had to wait, below, is all.

@@ -259,6 +259,23 @@ fn a_forced_delete_of_what_is_being_created_kills_it_as_soon_as_it_is() {
 }
 
 #[test]
+fn a_checkpoint_is_told_before_the_exit_and_a_restore_before_the_start() {
+    let (mut registry, target) = reached("creating");
+    let effects = registry.handle(Input::Event(target, Event::Restored));
+    let published = |kind| Effect::Publish(target, kind);
+    let told = [EventKind::Create, EventKind::Restore, EventKind::Start].map(published);
+    assert_eq!(effects[..3], told, "{effects:?}");
+    assert_eq!(effects[3..], [Effect::Reply(Ticket(1), Reply::Created(target))]);
+    assert_eq!(
+        registry.handle(Input::Event(target, Event::Checkpointed)),
+        [published(EventKind::Checkpoint)],
+        "it runs"
+    );
+    registry.handle(Input::Event(target, Event::Exited(exit(137))));
+    assert_eq!(registry.handle(Input::Event(target, Event::Checkpointed)), [], "its exit was told");
+}
+
+#[test]
 fn a_start_that_reached_nobody_can_be_tried_again() {
     let (mut registry, target) = reached("starting");
     let effects = registry.handle(Input::Event(target, Event::NotReleased(failure())));
@@ -342,7 +359,7 @@ impl Walk {
 
 proptest! {
     #[test]
-    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..19, 0u8..4, any::<bool>()), 0..200)) {
+    fn nothing_is_answered_or_reaped_twice(steps in proptest::collection::vec((0u8..21, 0u8..4, any::<bool>()), 0..200)) {
         let mut walk = Walk::default();
         for (step, which, flag) in steps {
             let id = ["a", "b"][usize::from(which % 2)].to_owned();
@@ -367,6 +384,8 @@ proptest! {
                 16 => walk.command(Command::Process(known, ProcessCommand::Resume)),
                 17 => walk.input(Input::Event(known, Event::PaceChanged(if flag { Ok(()) } else { Err(failure()) }))),
                 18 => walk.input(Input::Event(known, Event::OutOfMemory)),
+                19 => walk.input(Input::Event(container, Event::Restored)),
+                20 => walk.input(Input::Event(container, Event::Checkpointed)),
                 10 => walk.input(Input::Event(known, Event::Exited(exit(1)))),
                 _ => walk.input(Input::Event(known, Event::Removed(if flag { Ok(()) } else { Err(failure()) }))),
             }

@@ -92,6 +92,8 @@ pub enum Event {
         /// It waits for `start`; otherwise its program runs.
         parked: bool,
     },
+    /// Set-up is complete, and its program goes on from a checkpoint.
+    Restored,
     /// A step failed; the process ends.
     SetUpFailed(Failure),
     /// The outcome of a `start`.
@@ -104,6 +106,8 @@ pub enum Event {
     PaceChanged(Result<(), Failure>),
     /// The kernel has killed one of a container's processes for memory.
     OutOfMemory,
+    /// The images of a checkpoint of it are written. If it is to end with that, it has not yet.
+    Checkpointed,
     /// It was taken over from an earlier supervisor, with its exit told.
     Adopted,
     /// The outcome of a removal.
@@ -113,7 +117,7 @@ pub enum Event {
 /// Something to be done, by the supervisor, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Prepare, clone and set up what this ticket ordered. Answered by `Cloned` and `SetUp`, or one of the failures.
+    /// Prepare, clone and set up what this ticket ordered. Answered by `Cloned` and `SetUp` or `Restored`, or one of the failures.
     Launch(Instance, Ticket),
     /// Connect to the parked process. Answered by `Released`.
     Release(Instance),
@@ -187,6 +191,10 @@ pub enum EventKind {
     Resumed,
     /// The kernel has killed one of them for memory.
     OutOfMemory,
+    /// The images of a checkpoint of the container are written.
+    Checkpoint,
+    /// It goes on from a checkpoint: between `Create` and `Start`.
+    Restore,
     /// Nothing of the container is left.
     Delete,
 }

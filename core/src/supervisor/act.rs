@@ -99,6 +99,8 @@ impl Supervisor {
             EventKind::Paused => "paused",
             EventKind::Resumed => "resumed",
             EventKind::OutOfMemory => "oom",
+            EventKind::Checkpoint => "checkpoint",
+            EventKind::Restore => "restore",
             EventKind::Delete => "delete",
         };
         self.append(record, name, None);

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::mpsc;
 
 use brood_launcher::checkpoint::named::{self, Checkpoint};
 use brood_launcher::checkpoint::{self, CheckpointError};
 use brood_launcher::prepare::{self, PrepareError, Reservation};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{INIT, Ordered, Status};
+
+use tokio::sync::oneshot;
 
 use super::launch::{open_stdio, prepare_failure};
 use super::{ContainerFiles, Files, Order, StdioOrder, Supervisor};
@@ -37,7 +40,7 @@ impl Supervisor {
     /// # Errors
     /// It does not run, or CRIU refuses; it goes on.
     pub async fn checkpoint(
-        &self,
+        self: &Rc<Self>,
         container: Instance,
         directory: PathBuf,
         checkpoint: Checkpoint,
@@ -49,11 +52,26 @@ impl Supervisor {
             return Err(Failure::new(FailureKind::WrongState, message));
         }
         let checkpoint = Checkpoint { created: jiff::Timestamp::now().to_string(), ..checkpoint };
+        let (written, heard) = oneshot::channel();
+        let (told, go_on) = mpsc::channel::<()>();
         let create = move || {
             let folder = named::folder(&state.bundle, &directory)?;
-            named::create(&folder, &checkpoint, &dir, &state)
+            named::create(&folder, &checkpoint, &dir, &state, || {
+                // The event comes before the exit: CRIU lets nobody go, or end, before this returns.
+                if written.send(()).is_ok() {
+                    let _ = go_on.recv();
+                }
+            })
         };
         let _turn = self.criu.acquire().await.ok();
+        // A task of its own: the caller may go away meanwhile.
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move {
+            if heard.await.is_ok() {
+                supervisor.event(container, Event::Checkpointed);
+            }
+            drop(told);
+        });
         self.blocking(create).await?.map_err(|error| failure(&error))
     }
 
@@ -91,7 +109,7 @@ impl Supervisor {
     /// A launch whose process comes from a checkpoint. There is no deadline: memory takes the time that it takes.
     pub(super) async fn restore(self: Rc<Self>, instance: Instance, order: Order, from: CheckpointFolder) {
         let event = match self.restored(instance, order, from).await {
-            Ok(()) => Event::SetUp { parked: false },
+            Ok(()) => Event::Restored,
             Err(failure) => Event::NotCloned(failure),
         };
         self.event(instance, event);
@@ -107,10 +125,10 @@ impl Supervisor {
             let message = "checkpoint: a restored container runs at once".to_owned();
             return Err(Failure::new(FailureKind::InvalidRequest, message));
         }
-        let (root, manager) = (self.settings.root.clone(), self.settings.manager);
+        let settings = self.settings.clone();
         let restore = move || -> Result<(Reservation, checkpoint::Restored), Failure> {
-            let (order, stdio): (prepare::Order, StdioOrder) = order.for_launcher(manager);
-            let reservation = prepare::reserve(&root, order).map_err(prepare_failure)?;
+            let (order, stdio): (prepare::Order, StdioOrder) = order.for_launcher(&settings);
+            let reservation = prepare::reserve(&settings.root, order).map_err(prepare_failure)?;
             let io = open_stdio(stdio, &reservation.reserved.dir().process(INIT));
             let io = io.map_err(|errno| prepare_failure(PrepareError::Pipe(errno)))?;
             let folder = named::folder(&reservation.state.bundle, &from.directory);
@@ -124,7 +142,8 @@ impl Supervisor {
             tracing::warn!(container = reservation.state.id, "{note}");
         }
         let owns_pid_namespace = reservation.owns_pid_namespace();
-        let Reservation { state, reserved, .. } = reservation;
+        let Reservation { state, mut reserved, .. } = reservation;
+        self.let_go(reserved.take_anchor());
         let init = reserved.dir().process(INIT);
         let spawned = Spawned { pid: restored.pid, pidfd: restored.pidfd, helper: None };
         let files = || Files::of_init(reserved.keep(), state.into());

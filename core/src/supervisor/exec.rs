@@ -111,7 +111,9 @@ fn failure(error: &ExecError) -> Failure {
         ExecError::InUse(_) => FailureKind::AlreadyExists,
         ExecError::Stopped => FailureKind::WrongState,
         ExecError::Plan(_) => FailureKind::LaunchFailed,
-        ExecError::State(_) | ExecError::Cgroup(_) | ExecError::Descriptor { .. } => FailureKind::Internal,
+        ExecError::State(_) | ExecError::Cgroup(_) | ExecError::Resctrl(_) | ExecError::Descriptor { .. } => {
+            FailureKind::Internal
+        }
     };
     Failure::new(kind, error.to_string())
 }

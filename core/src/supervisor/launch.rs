@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use brood_launcher::cgroup::Anchor;
 use brood_launcher::hooks::{List, Point};
 use brood_launcher::plan::{Io, Plan, Stdio};
-use brood_launcher::prepare::{self, CgroupManager, PrepareError, Prepared, Reserved};
+use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
 use brood_launcher::report::{Outcome, ReportReader};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{
@@ -19,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::act::internal;
 use super::remove::remove_unborn;
-use super::{Deadline, Files, Order, Record, StdioOrder, Supervisor, Work};
+use super::{Deadline, Files, Order, Record, Settings, StdioOrder, Supervisor, Work};
 use crate::fault;
 use crate::registry::{Event, Failure, FailureKind, Instance, Reaper, Ticket};
 use crate::watch::watch;
@@ -43,21 +44,20 @@ pub(super) struct Hooked {
 
 impl Order {
     /// As the launcher takes it, and the standard descriptors.
-    pub(super) fn for_launcher(self, manager: Manager) -> (prepare::Order, StdioOrder) {
+    pub(super) fn for_launcher(self, Settings { manager, cgroups, .. }: &Settings) -> (prepare::Order, StdioOrder) {
         let Order { id, source, stdio, labels, start, auto_remove, ignore_unsupported, checkpoint: _ } = self;
         // A daemon's containers outlive it; those of a single command end with it.
-        let die_with_parent = (manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
-        let (park, cgroup) = (!start, CgroupManager::Ourselves);
+        let die_with_parent = (*manager == Manager::Embedded).then_some(libc::SIGKILL as u32);
         let order = prepare::Order {
             id,
             source,
             labels,
-            park,
-            manager,
+            park: !start,
+            manager: *manager,
             die_with_parent,
             ignore_unsupported,
             auto_remove,
-            cgroup,
+            cgroup: *cgroups,
             no_pivot: false,
             new_keyring: true,
             preserve: Vec::new(),
@@ -141,15 +141,15 @@ impl Supervisor {
 
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
     async fn clone_child(self: &Rc<Self>, instance: Instance, order: Order) -> Result<Cloned, Failure> {
-        let (root, manager) = (self.settings.root.clone(), self.settings.manager);
+        let settings = self.settings.clone();
         let ordered = Ordered { at_once: order.start, ..Ordered::default() };
         let prepare = move || {
-            let (order, stdio) = order.for_launcher(manager);
+            let (order, stdio) = order.for_launcher(&settings);
             let io = |dir: &ContainerDir, _| open_stdio(stdio, &dir.process(INIT)).map_err(PrepareError::Pipe);
-            fault::around("prepare", || prepare::prepare(&root, order, io))
+            fault::around("prepare", || prepare::prepare(&settings.root, order, io))
         };
         let prepared = self.blocking(prepare).await?.map_err(prepare_failure)?;
-        let Prepared { launch, status, kept, state, notes, reserved } = prepared;
+        let Prepared { launch, status, kept, state, notes, mut reserved } = prepared;
         for note in &notes {
             tracing::warn!(container = state.id, "{note}");
         }
@@ -161,6 +161,7 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
         };
+        self.let_go(reserved.take_anchor());
         let owns_pid_namespace = plan.clone_flags & libc::CLONE_NEWPID as u64 != 0;
         let (pid, init) = (spawned.pid, reserved.dir().process(INIT));
         self.watch_memory(instance, &state.cgroups);
@@ -173,6 +174,13 @@ impl Supervisor {
             files,
         )?;
         Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
+    }
+
+    /// Ends a process on a thread that may wait for it.
+    pub(super) fn let_go(self: &Rc<Self>, anchor: Option<Anchor>) {
+        let Some(anchor) = anchor else { return };
+        let supervisor = self.clone();
+        tokio::task::spawn_local(async move { supervisor.blocking(move || drop(anchor)).await });
     }
 
     /// Writes the child down, in its folder and here, and watches it; kills it when that cannot be.
@@ -280,9 +288,11 @@ pub(super) fn launch_failure(error: &LaunchError) -> Failure {
 pub(super) fn prepare_failure(error: PrepareError) -> Failure {
     let kind = match &error {
         PrepareError::Id(_) | PrepareError::Io(_) => FailureKind::InvalidRequest,
-        PrepareError::Config(_) | PrepareError::Plan(_) | PrepareError::NoCgroup | PrepareError::Limit(_) => {
-            FailureKind::InvalidConfig
-        }
+        PrepareError::Config(_)
+        | PrepareError::Plan(_)
+        | PrepareError::NoCgroup
+        | PrepareError::Limit(_)
+        | PrepareError::Resctrl(_) => FailureKind::InvalidConfig,
         PrepareError::State(StateError::InUse(_)) => FailureKind::AlreadyExists,
         PrepareError::State(_) | PrepareError::Cgroup(_) | PrepareError::Scope(_) | PrepareError::Pipe(_) => {
             FailureKind::Internal

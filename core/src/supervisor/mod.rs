@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brood_launcher::plan::Stdio;
-use brood_launcher::prepare::Source;
+use brood_launcher::prepare::{CgroupManager, Source};
 use brood_launcher::seal::SealedExe;
 use brood_launcher::state::{
     ContainerDir, ContainerState, ExitRecord, INIT, Manager, ProcessDir, StartSocket, StateRoot, Status,
@@ -76,6 +76,8 @@ pub struct Settings {
     pub retain: usize,
     /// Whether this is a daemon or one command's own supervisor.
     pub manager: Manager,
+    /// Who makes cgroups.
+    pub cgroups: CgroupManager,
     /// RLIMIT_NOFILE of containers that do not ask for one; `None` for our own.
     pub container_nofile: Option<Rlimit>,
 }

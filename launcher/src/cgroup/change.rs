@@ -54,6 +54,9 @@ impl Cgroups {
                 remove(&larger.directories[had..=at]);
                 return Err(error.into());
             }
+            if self.scope.is_some() {
+                larger.directories[at].note_inode();
+            }
         }
         let former = limits.change(&larger).inspect_err(|_| remove(&larger.directories[had..]))?;
         let grown = larger.directories.len() > had;

@@ -18,7 +18,7 @@ impl Directory {
     pub(super) fn plan(hierarchy: &Hierarchy, path: PathBuf) -> Directory {
         let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
         let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
-        Directory { path, version: hierarchy.version, mount_point, controllers, made }
+        Directory { path, version: hierarchy.version, mount_point, controllers, made, inode: None }
     }
 
     /// Makes the directory, parents too, and hands the controllers down to it. One that is there already must have neither
@@ -66,6 +66,16 @@ impl Directory {
         let text = text.map_err(failed(&self.path, "read cgroup.controllers"))?;
         self.controllers = text.split_whitespace().map(str::to_owned).collect();
         Ok(())
+    }
+
+    /// From here on another one of its path is told from it.
+    pub(super) fn note_inode(&mut self) {
+        self.inode = inode(&self.path);
+    }
+
+    /// Whether what is at its path is the one that the container got, as far as that was noted. One that is gone is.
+    pub(super) fn is_the_same(&self) -> bool {
+        self.inode.is_none_or(|noted| inode(&self.path).is_none_or(|found| found == noted))
     }
 
     /// Whether this is where a controller's files are.
@@ -173,6 +183,10 @@ impl Directory {
             }
         }
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata))
 }
 
 /// A v1 cpuset begins without processors and nodes, and with its parent's it asks for nothing. The same goes for one above

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::{Directory, Version};
+use crate::rootless;
 
 /// The host's hierarchies, those that we may not write to left out.
 #[derive(Clone, Debug, Default)]
@@ -44,13 +45,16 @@ impl Host {
     }
 
     /// The same from the roots of the hierarchies, where somebody else (systemd) acts for us: whether we may write there
-    /// does not matter. Once per process.
+    /// does not matter. An ordinary user's systemd has no say in cgroup v1, so that is left out for them. Once per process.
     #[must_use]
     pub fn whole() -> &'static Host {
         static FOUND: OnceLock<Host> = OnceLock::new();
         FOUND.get_or_init(|| {
             let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
             let mut host = Host::parse(&read(Path::new("/proc/self/mountinfo")), &read(Path::new("/proc/self/cgroup")));
+            if rootless::is_ordinary() {
+                host.hierarchies.retain(|hierarchy| hierarchy.version == Version::V2);
+            }
             for hierarchy in &mut host.hierarchies {
                 hierarchy.base.clone_from(&hierarchy.mount_point);
                 if hierarchy.version == Version::V2 {

@@ -20,7 +20,8 @@ const FREEZE_TO_KILL: Duration = Duration::from_millis(500);
 impl Cgroups {
     /// The directory that lists the container's processes, freezes and kills them.
     fn main(&self) -> Option<&Directory> {
-        self.unified().or_else(|| self.with("freezer")).or_else(|| self.directories.first())
+        let main = self.unified().or_else(|| self.with("freezer")).or_else(|| self.directories.first());
+        main.filter(|main| main.is_the_same())
     }
 
     /// The container's processes, in our pid namespace.

@@ -46,7 +46,7 @@ pub use settings::{Setting, io_weight, settings, weight_of_shares};
 pub use stats::{OomWatch, Stats};
 use systemd::Scope;
 pub(crate) use systemd::ScopeOrder;
-pub use systemd::{Anchor, SUPPORTED as SYSTEMD_SUPPORTED, ScopeError};
+pub use systemd::{Anchor, SUPPORTED as SYSTEMD_SUPPORTED, ScopeError, reach as reach_systemd};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +133,10 @@ pub struct Directory {
     /// there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<PathBuf>,
+    /// Its inode, which the kernel gives to no other directory of the hierarchy, where another one may come to have this
+    /// path after its end: that of a unit which has the name by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 /// On cgroup v1 every container has a directory of each of these: to be confined to its devices, counted, frozen and killed.
@@ -234,8 +238,7 @@ impl Cgroups {
         host: &Host,
         limits: &Limits,
     ) -> Result<Anchor, StartError> {
-        let scope = order.scope();
-        let (path, anchor) = order.start(limits, !host.is_v2_only())?;
+        let (scope, path, anchor) = order.start(limits, !host.is_v2_only())?;
         self.scope = Some(scope);
         let path = path.strip_prefix("/").unwrap_or(&path);
         let mut planned =
@@ -246,7 +249,16 @@ impl Cgroups {
         planned.directories.extend(named.filter(|directory| directory.made.is_none()));
         self.directories = planned.directories;
         for directory in &mut self.directories {
-            if directory.made.is_none() { directory.adopt()? } else { directory.make()? }
+            // In systemd's is the anchor. What can be removed was ours, of an earlier unit of this name.
+            if directory.made.is_none() && std::fs::remove_dir(&directory.path).is_ok() {
+                directory.made = Some(directory.path.clone());
+            }
+            if directory.made.is_none() {
+                directory.adopt()?
+            } else {
+                directory.make()?
+            }
+            directory.note_inode();
         }
         Ok(anchor)
     }
@@ -305,6 +317,7 @@ impl Cgroups {
             for directory in &mut below.directories {
                 if controllers.as_ref().is_none_or(|some| some.iter().any(|controller| directory.has(controller))) {
                     directory.path.extend(&parts);
+                    directory.inode = None;
                     if !directory.path.is_dir() {
                         let path = directory.path.display();
                         return Err(format!("cgroup {text:?}: error adding pid to {path}: no such file or directory"));
@@ -323,7 +336,7 @@ impl Cgroups {
     pub fn kill_and_remove(&self, patience: Duration) -> Result<(), CgroupError> {
         let deadline = Instant::now() + patience;
         let mut left = Vec::new();
-        for directory in &self.directories {
+        for directory in self.directories.iter().filter(|directory| directory.is_the_same()) {
             if !directory.try_clear()? {
                 left.push(directory);
             }

@@ -148,6 +148,7 @@ fn membership_is_compared_by_whole_components() {
         mount_point: "/c".into(),
         controllers: controllers.iter().map(ToString::to_string).collect(),
         made: None,
+        inode: None,
     };
     let unified = directory("/c/p/job", Version::V2, &[]);
     assert!(unified.is_named_in("0::/p/job\n"));

@@ -25,11 +25,18 @@ pub const CRIU_CONFIG_ANNOTATION: &str = "org.criu.config";
 /// As runc: devices and addresses of a network are for whoever made them.
 pub(super) const EMPTY_NAMESPACES: u32 = libc::CLONE_NEWNET as u32;
 
-/// Checkpoints a container whose init process runs. Unless it is to go on, its processes are gone afterwards.
+/// Checkpoints a container whose init process runs. Unless it is to go on, its processes are gone afterwards. They are there,
+/// and stand still, while `written` runs: when all images are (not with `pre_dump`).
 ///
 /// # Errors
 /// One line that names the option, or quotes CRIU's log; the container goes on as before.
-pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, mut options: DumpOptions) -> Result<()> {
+pub fn dump(
+    dir: &ContainerDir,
+    state: &ContainerState,
+    spec: &Spec,
+    mut options: DumpOptions,
+    written: impl FnOnce(),
+) -> Result<()> {
     let mut status_fd = options.status_fd.take();
     let pid = dir.process(INIT).read_pid()?.pid;
     let mut criu = Criu::start(&[])?;
@@ -66,12 +73,21 @@ pub fn dump(dir: &ContainerDir, state: &ContainerState, spec: &Spec, mut options
         opts.external.append(&mut files);
     }
     let (kind, operation) = if options.pre_dump { (Kind::PreDump, "pre-dump") } else { (Kind::Dump, "dump") };
+    let mut written = Some(written);
     let answer = criu.run(kind, opts, |notify, _| {
-        if notify.script.as_deref() == Some("status-ready")
-            && let Some(fd) = status_fd.take()
-        {
-            // Whoever waits for it, or for the end of file, may have given up; the memory still waits to be fetched.
-            let _ = rustix::io::write(&fd, &[0]);
+        match notify.script.as_deref() {
+            Some("status-ready") => {
+                if let Some(fd) = status_fd.take() {
+                    // Whoever waits for it, or for the end of file, may have given up; the memory still waits to be fetched.
+                    let _ = rustix::io::write(&fd, &[0]);
+                }
+            }
+            Some("post-dump") => {
+                if let Some(written) = written.take() {
+                    written();
+                }
+            }
+            _ => {}
         }
         Ok(())
     })?;

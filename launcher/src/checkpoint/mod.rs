@@ -4,7 +4,7 @@
 //! ```text
 //! we ── criu swrk 3 ── SOCK_SEQPACKET, protobuf (`rpc`)
 //! │     VERSION, FEATURE_CHECK (keep_open), then one of DUMP, PRE_DUMP, RESTORE
-//! └──── NOTIFY: "setup-namespaces" (hooks), "orphan-pts-master" (a terminal), "post-restore" (the pid), "status-ready"
+//! └──── NOTIFY: "setup-namespaces" (hooks), "orphan-pts-master" (a terminal), "post-restore" (the pid), "status-ready", "post-dump"
 //! ```
 //!
 //! Reading order: `dump`, `restore`, `external` (what a container has from outside), `images` (directories that somebody
@@ -33,6 +33,7 @@ use crate::cgroup::CgroupError;
 use crate::config::one_line;
 use crate::hooks::HookError;
 use crate::plan::PlanError;
+use crate::resctrl::ResctrlError;
 use crate::state::StateError;
 
 pub use dump::{CRIU_CONFIG_ANNOTATION, dump};
@@ -73,6 +74,9 @@ pub enum CheckpointError {
         /// What needs it.
         what: &'static str,
     },
+    /// The container's group of resctrl.
+    #[error("config.json: {0}")]
+    Resctrl(#[from] ResctrlError),
     /// CRIU or the kernel has not what an option needs.
     #[error("criu lacks {0} on this machine")]
     Lacks(&'static str),

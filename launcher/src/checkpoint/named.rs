@@ -65,11 +65,17 @@ fn options(images: PathBuf, checkpoint: &Checkpoint) -> Options {
     }
 }
 
-/// Makes a checkpoint of a running container.
+/// Makes a checkpoint of a running container. Its processes stand still while `written` runs, which the images are then.
 ///
 /// # Errors
 /// The name is taken or wrong, or as [`super::dump`]; nothing of the checkpoint is left, and the container goes on.
-pub fn create(folder: &Path, checkpoint: &Checkpoint, dir: &ContainerDir, state: &ContainerState) -> Result<()> {
+pub fn create(
+    folder: &Path,
+    checkpoint: &Checkpoint,
+    dir: &ContainerDir,
+    state: &ContainerState,
+    written: impl FnOnce(),
+) -> Result<()> {
     let images = place(folder, &checkpoint.name)?;
     if state.bundle.as_os_str().is_empty() {
         return Err(CheckpointError::path("bundle", &state.bundle, "the container has none: it could not be restored"));
@@ -85,7 +91,7 @@ pub fn create(folder: &Path, checkpoint: &Checkpoint, dir: &ContainerDir, state:
     let dumped = dumped.and_then(|loaded| {
         let common = options(images.clone(), checkpoint);
         let options = DumpOptions { common, leave_running: !checkpoint.exit, ..DumpOptions::default() };
-        super::dump(dir, state, &loaded.spec, options)?;
+        super::dump(dir, state, &loaded.spec, options, written)?;
         let text = serde_json::to_vec(checkpoint).map_err(|error| fail(error.into()))?;
         Ok(replace_file(&images.join(FILE), &text, 0o600)?)
     });

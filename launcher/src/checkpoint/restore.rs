@@ -53,6 +53,9 @@ pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> 
         criu.insist(CriuVersion(3, 16, 0), "--lsm-profile and --lsm-mount-context")?;
     }
     cgroups::enter(state, criu.pid())?;
+    if let Some(group) = &state.resctrl {
+        group.enter(criu.pid())?;
+    }
     opts.root = utf8("--root", &stage.root())?;
     opts.evasive_devices = Some(true);
     opts.rst_sibling = Some(true);

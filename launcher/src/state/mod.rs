@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroups;
 use crate::host_root::HostRoot;
+use crate::resctrl::Group;
 
 pub use exit::{ExitRecord, PressureTotals, Rusage};
 pub use folder::{Ordered, PidFile, ProcessDir};
@@ -127,6 +128,9 @@ pub struct ContainerState {
     /// The mount that it has in the host's mount namespace, for want of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_root: Option<HostRoot>,
+    /// Its group of resctrl, if it asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Group>,
     /// Delete it when its init process ends.
     pub auto_remove: bool,
     /// The process that looks after an embedded container.

@@ -209,6 +209,8 @@ impl Checker {
         match told {
             Told::Event(EventKind::Create | EventKind::ExecAdded) => self.told_added(uid),
             Told::Event(EventKind::Start | EventKind::StartProcess) => self.told_started(uid),
+            Told::Event(EventKind::Restore) => self.told_restored(uid),
+            Told::Event(EventKind::Checkpoint) => self.told_checkpointed(uid),
             Told::Event(EventKind::Delete) => self.told_deleted(uid),
             Told::Event(EventKind::Paused) => self.told_paused(uid, true),
             Told::Event(EventKind::Resumed) => self.told_paused(uid, false),
@@ -232,6 +234,19 @@ impl Checker {
         life.started = true;
         if wrong {
             self.fail(format!("{uid:?}: started before it was created, after its end, or twice"));
+        }
+    }
+
+    fn told_restored(&mut self, uid: Uid) {
+        let life = self.life(uid);
+        if (!life.added && !life.cut) || life.started || life.told.is_some() {
+            self.fail(format!("{uid:?}: restored before it was created, or after its start"));
+        }
+    }
+
+    fn told_checkpointed(&mut self, uid: Uid) {
+        if self.life(uid).told.is_some() {
+            self.fail(format!("{uid:?}: a checkpoint after its end was told"));
         }
     }
 

@@ -211,7 +211,7 @@ pub fn checkpoint(runtime: &Runtime, args: CheckpointArgs) -> anyhow::Result<Exi
     ensure!(!state.bundle.as_os_str().is_empty(), "container {id} has no bundle: it could not be restored");
     let file = state.config_file();
     let spec = config::load_file(&file, LoadOptions { ignore_unsupported: true })?.spec;
-    checkpoint::dump(&dir, &state, &spec, options)?;
+    checkpoint::dump(&dir, &state, &spec, options, || {})?;
     if !goes_on {
         remove(runtime, &dir)?;
     }

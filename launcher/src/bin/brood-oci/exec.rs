@@ -109,7 +109,8 @@ fn launch(runtime: &Runtime, args: ExecArgs) -> anyhow::Result<ExitCode> {
     }
     let record = dir.process(INIT).read_pid()?;
     let init = exec::open_init(record)?;
-    let cgroups = state.cgroups.below(&args.cgroup).map_err(anyhow::Error::msg)?.entrance()?;
+    let cgroups = state.cgroups.below(&args.cgroup).map_err(anyhow::Error::msg)?;
+    let cgroups = exec::entrance(&cgroups, &state)?;
     let (status, status_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context("status pipe")?;
     let terminal = process.terminal().unwrap_or(false);
     let (console, childs) = Console::open(terminal, args.detach, args.console_socket.as_deref())?;

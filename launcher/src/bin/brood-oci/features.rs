@@ -99,7 +99,8 @@ fn document() -> Value {
             "seccomp": seccomp_features(),
             "apparmor": { "enabled": accepts(json!({ "process": process("apparmorProfile") })) },
             "selinux": { "enabled": accepts(json!({ "process": process("selinuxLabel") })) },
-            "intelRdt": { "enabled": accepts_linux("intelRdt", json!({ "closID": "x" })) },
+            // Of this program, whatever the machine has.
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "memoryPolicy": {
                 "modes": those(&MEMORY_MODES, |mode| accepts_linux("memoryPolicy", json!({ "mode": mode, "nodes": "0" }))),
                 "flags": those(&MEMORY_FLAGS, |flag| {

@@ -211,7 +211,7 @@ fn launch(runtime: &Runtime, args: CreateArgs, mode: Mode) -> anyhow::Result<Lau
     console.fit(&mut launch.plan);
     let launching = Launching { launch, status, pidfd_socket, hooks: Some((kept, state)), messages: &runtime.messages };
     let started = launching.run_with(args.pid_file.as_deref(), |pid| {
-        reserved.let_anchor_go();
+        drop(reserved.take_anchor());
         Ok(reserved.record_pid(pid).map(drop)?)
     });
     let spawned = match started {

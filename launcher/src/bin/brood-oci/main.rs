@@ -196,10 +196,6 @@ fn dispatch(cli: Cli, messages: Messages) -> anyhow::Result<ExitCode> {
         ManagerName::Cgroupfs => CgroupManager::Ourselves,
         ManagerName::Disabled => CgroupManager::Nobody,
     };
-    anyhow::ensure!(
-        !(matches!(command, Command::Restore(_)) && cgroups == CgroupManager::Systemd),
-        "restore is not supported with the systemd cgroup driver: leave --systemd-cgroup out"
-    );
     if matches!(command, Command::List(_))
         && let Some(root) = &cli.root
     {

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use brood_launcher::amount::bytes;
 use brood_launcher::config::{check_resources, parse_value};
-use brood_launcher::state::{Manager, Status};
+use brood_launcher::resctrl::{Group, Resctrl};
+use brood_launcher::state::{ContainerState, Manager, Status};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -81,12 +82,7 @@ pub struct UpdateArgs {
 
 pub fn update(runtime: &Runtime, args: &UpdateArgs) -> anyhow::Result<ExitCode> {
     let dir = runtime.find(&args.id)?;
-    for (flag, given, name) in [
-        ("--l3-cache-schema", &args.l3_cache_schema, "Intel RDT/CAT: l3 cache schema is not enabled"),
-        ("--mem-bw-schema", &args.mem_bw_schema, "Intel RDT/MBA: memory bandwidth schema is not enabled"),
-    ] {
-        ensure!(given.as_ref().is_none_or(String::is_empty), "{flag}: {name}");
-    }
+    let shares = Shares::of(args)?;
     let (resources, name) = match args.resources.as_ref().filter(|file| !file.is_empty()) {
         Some(file) => from_file(file)?,
         None => (from_flags(args)?, "update".to_owned()),
@@ -97,8 +93,14 @@ pub fn update(runtime: &Runtime, args: &UpdateArgs) -> anyhow::Result<ExitCode> 
     let resources = check_resources(resources, &name)?;
     ensure!(dir.status() != Status::Stopped, "container not running");
     let mut state = dir.read_state()?;
-    state.cgroups = own_cgroups(&dir, &args.id, "limit it")?;
-    if state.cgroups.change(&resources)? {
+    let mut cgroups = own_cgroups(&dir, &args.id, "limit it")?;
+    let shared = shares.change(&state)?;
+    let changed = cgroups.change(&resources);
+    if let (Err(_), Some((group, former))) = (&changed, shared) {
+        group.restore(&former)?;
+    }
+    if changed? {
+        state.cgroups = cgroups;
         let daemons = state.manager == Manager::Daemon && runtime.root.has_daemon();
         dir.write_state(&state)?;
         if daemons {
@@ -108,6 +110,41 @@ pub fn update(runtime: &Runtime, args: &UpdateArgs) -> anyhow::Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Schemata of resctrl.
+struct Shares<'a> {
+    l3: Option<&'a str>,
+    bandwidth: Option<&'a str>,
+}
+
+impl Shares<'_> {
+    /// Refuses what the machine does not share out.
+    fn of(args: &UpdateArgs) -> anyhow::Result<Shares<'_>> {
+        let resctrl = Resctrl::find();
+        let has = |resource| resctrl.as_ref().is_some_and(|resctrl| resctrl.has(resource));
+        let l3 = args.l3_cache_schema.as_deref().filter(|text| !text.is_empty());
+        let bandwidth = args.mem_bw_schema.as_deref().filter(|text| !text.is_empty());
+        ensure!(
+            l3.is_none() || has("L3") || has("L3CODE"),
+            "--l3-cache-schema: Intel RDT/CAT: l3 cache schema is not enabled"
+        );
+        ensure!(
+            bandwidth.is_none() || has("MB"),
+            "--mem-bw-schema: Intel RDT/MBA: memory bandwidth schema is not enabled"
+        );
+        Ok(Shares { l3, bandwidth })
+    }
+
+    /// Changes them, and tells what was in force before.
+    fn change<'a>(&self, state: &'a ContainerState) -> anyhow::Result<Option<(&'a Group, String)>> {
+        if self.l3.or(self.bandwidth).is_none() {
+            return Ok(None);
+        }
+        let group = state.resctrl.as_ref();
+        let group = group.context("updating a non-existent Intel RDT configuration is not supported")?;
+        Ok(Some((group, group.change(self.l3, self.bandwidth)?)))
+    }
 }
 
 fn from_file(file: &OsString) -> anyhow::Result<(Value, String)> {

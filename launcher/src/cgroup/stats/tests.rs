@@ -83,6 +83,7 @@ fn what_is_gone_or_was_never_there_has_no_figures() {
         mount_point: "/sys/fs/cgroup".into(),
         controllers: vec!["memory".into()],
         made: None,
+        inode: None,
     };
     let cgroups = Cgroups { directories: vec![gone], scope: None };
     assert_eq!(cgroups.stats(), Stats::default());

@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "a process of our own, by clone3")]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -22,7 +22,7 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Starts it, where we are; systemd moves it.
+    /// Starts it, where we are; systemd moves it. We may have threads: it is a copy of one of them, with its own memory.
     ///
     /// # Errors
     /// No process, or no descriptors left.
@@ -34,6 +34,10 @@ impl Anchor {
             Cloned::Parent { pid, pidfd } => Ok(Anchor { pid, process: pidfd, _pipe: write }),
             Cloned::Child => {
                 drop(write);
+                // It holds nothing of ours open, whoever we are: a supervisor has connections and descriptors of containers.
+                let kept = read.as_raw_fd();
+                sys::close_forgotten_range(0, kept - 1);
+                sys::close_forgotten_range(kept + 1, i32::MAX);
                 // Nobody writes: it returns when the other end is gone.
                 while rustix::io::read(&read, &mut [0_u8]) == Err(Errno::INTR) {}
                 sys::exit_now(0)

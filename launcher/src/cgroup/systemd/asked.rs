@@ -54,43 +54,41 @@ impl ScopeOrder {
     /// # Errors
     /// What is wrong with it.
     pub fn new(path: &str, id: &str, annotations: &HashMap<String, String>) -> Result<ScopeOrder, ScopeError> {
-        let user = rootless::needed() || rootless::in_user_namespace();
+        let user = rootless::is_ordinary();
         let place = Place::parse(path, id, user).map_err(ScopeError::Place)?;
         let asked = value::from_annotations(annotations.iter()).map_err(ScopeError::Annotation)?;
         Ok(ScopeOrder { id: id.to_owned(), place, user, asked })
     }
 
-    /// For the state file, before there is one.
-    pub fn scope(&self) -> Scope {
-        Scope { unit: self.place.unit.clone(), user: self.user }
-    }
-
     /// Starts it, with a process of ours. Its cgroup is absolute, as `/proc/PID/cgroup` has it.
     ///
     /// # Errors
-    /// See [`ScopeError`]; there is no scope then.
-    pub fn start(mut self, limits: &Limits, v1: bool) -> Result<(PathBuf, Anchor), ScopeError> {
+    /// See [`ScopeError`]; there is no scope then, or one that ends by itself.
+    pub fn start(mut self, limits: &Limits, v1: bool) -> Result<(Scope, PathBuf, Anchor), ScopeError> {
         let mut bus = Bus::connect(&addresses(self.user))?;
         bus.subscribe()?;
         let anchor = Anchor::start().map_err(ScopeError::Anchor)?;
         let properties = self.properties(&anchor, limits, v1);
-        let unit = self.place.unit.as_str();
-        let body = (unit, MODE, properties, Vec::<Auxiliary>::new());
-        let mut started = bus.job(unit, "StartTransientUnit", &body);
-        if started.as_ref().is_err_and(|error| error.is("UnitExists")) {
+        let unit = self.place.unit;
+        let body = (unit.as_str(), MODE, properties, Vec::<Auxiliary>::new());
+        let mut begun = bus.manager("StartTransientUnit", &body);
+        if begun.as_ref().is_err_and(|error| error.is("UnitExists")) {
             // One that has failed stays until it is told to go; one that lives is in nobody's way for that.
             let _ = bus.manager("ResetFailedUnit", &unit);
-            started = bus.job(unit, "StartTransientUnit", &body);
+            begun = bus.manager("StartTransientUnit", &body);
         }
-        if started.is_err() {
+        if let Err(error) = bus.await_job(&unit, &begun?) {
             let _ = bus.manager("ResetFailedUnit", &unit);
+            return Err(error.into());
         }
-        started?;
-        let path = bus.unit_property(unit, "Scope", "ControlGroup")?;
+        let object = bus.object(&unit)?;
+        let invocation: Vec<u8> = bus.property(&object, "Unit", "InvocationID")?;
+        let path: String = bus.property(&object, "Scope", "ControlGroup")?;
         if path.trim_matches('/').is_empty() {
-            return Err(ScopeError::NoCgroup(unit.to_owned()));
+            return Err(ScopeError::NoCgroup(unit));
         }
-        Ok((PathBuf::from(path), anchor))
+        let invocation = invocation.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok((Scope { unit, user: self.user, invocation }, PathBuf::from(path), anchor))
     }
 
     /// In systemd's order of precedence: what annotations ask for comes after what every container has.
@@ -124,15 +122,15 @@ impl Scope {
     /// See [`ScopeError`].
     pub(in crate::cgroup) fn set(&self, limits: &Limits) -> Result<(), ScopeError> {
         let properties = limits::properties(limits.settings());
-        if properties.is_empty() {
+        if properties.is_empty() || self.is_of_before() {
             return Ok(());
         }
         let mut bus = Bus::connect(&addresses(self.user))?;
         // Until the next boot, like the scope itself.
         let runtime = true;
-        bus.manager("SetUnitProperties", &(self.unit.as_str(), runtime, properties))?;
+        bus.unit(&self.invocation, "SetProperties", &(runtime, properties))?;
         // It writes them to the cgroup before it hears the next call: ours come after its.
-        bus.unit_property(&self.unit, "Scope", "ControlGroup")?;
+        bus.object(&self.unit)?;
         Ok(())
     }
 
@@ -141,21 +139,37 @@ impl Scope {
     /// # Errors
     /// See [`ScopeError`].
     pub(in crate::cgroup) fn stop(&self) -> Result<(), ScopeError> {
+        if self.is_of_before() {
+            return Ok(());
+        }
         let mut bus = match Bus::connect(&addresses(self.user)) {
             // Then there is no unit either.
             Err(BusError::NotRunning(_)) => return Ok(()),
             connected => connected?,
         };
         bus.subscribe()?;
-        let unit = self.unit.as_str();
-        match bus.job(unit, "StopUnit", &(unit, MODE)) {
-            Err(error) if error.is("NoSuchUnit") => return Ok(()),
-            stopped => stopped?,
+        match bus.unit(&self.invocation, "Stop", &MODE) {
+            Err(error) if error.is_no_unit() => return Ok(()),
+            begun => bus.await_job(&self.unit, &begun?)?,
         }
         // One that has failed stays until it is told to go.
-        let _ = bus.manager("ResetFailedUnit", &unit);
+        let _ = bus.unit(&self.invocation, "ResetFailed", &());
         Ok(())
     }
+
+    /// One that an earlier version has written down, without its invocation, is not told from others of its name: it is left
+    /// to end with its last process.
+    fn is_of_before(&self) -> bool {
+        self.invocation.is_empty()
+    }
+}
+
+/// Whether systemd answers, before there is anything to be asked.
+///
+/// # Errors
+/// Nobody listens, or not to us.
+pub fn reach() -> Result<(), ScopeError> {
+    Bus::connect(&addresses(rootless::is_ordinary())).map(drop).map_err(ScopeError::from)
 }
 
 /// Where systemd may listen. Its own socket comes first, since no other daemon has to run for that.

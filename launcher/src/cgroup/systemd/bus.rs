@@ -73,6 +73,11 @@ impl BusError {
     pub fn is(&self, wanted: &str) -> bool {
         matches!(self, BusError::Refused { name, .. } if name.rsplit('.').next() == Some(wanted))
     }
+
+    /// Whether it says that there is no such unit, or none of that invocation any more.
+    pub fn is_no_unit(&self) -> bool {
+        ["NoSuchUnit", "NoUnitForInvocationID", "UnknownObject"].iter().any(|name| self.is(name))
+    }
 }
 
 type Result<T> = std::result::Result<T, BusError>;
@@ -217,12 +222,25 @@ impl Bus {
         self.call(SYSTEMD, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", member, body)
     }
 
-    /// Calls a method of the manager that begins a job, and waits until that has ended.
+    /// Calls a method of a unit, which is told by its invocation and not by its name: that may be somebody else's by now.
+    ///
+    /// # Errors
+    /// See [`BusError`]; [`BusError::is_no_unit`] when it has ended.
+    pub fn unit<B: Serialize + Type>(
+        &mut self,
+        invocation: &str,
+        member: &str,
+        body: &B,
+    ) -> Result<Data<'static, 'static>> {
+        self.call(SYSTEMD, &object_of(invocation), "org.freedesktop.systemd1.Unit", member, body)
+    }
+
+    /// Waits until a job has ended, which a call has begun.
     ///
     /// # Errors
     /// See [`BusError`].
-    pub fn job<B: Serialize + Type>(&mut self, unit: &str, member: &str, body: &B) -> Result<()> {
-        let job: OwnedObjectPath = read(&self.manager(member, body)?)?;
+    pub fn await_job(&mut self, unit: &str, begun: &Data<'static, 'static>) -> Result<()> {
+        let job: OwnedObjectPath = read(begun)?;
         loop {
             while let Some((ended, result)) = self.ended.pop_front() {
                 match result.as_str() {
@@ -235,16 +253,27 @@ impl Bus {
         }
     }
 
-    /// A property of a unit.
+    /// The object of a unit that is loaded.
     ///
     /// # Errors
     /// See [`BusError`].
-    pub fn unit_property(&mut self, unit: &str, interface: &str, name: &str) -> Result<String> {
-        let path: OwnedObjectPath = read(&self.manager("GetUnit", &unit)?)?;
+    pub fn object(&mut self, unit: &str) -> Result<OwnedObjectPath> {
+        read(&self.manager("GetUnit", &unit)?)
+    }
+
+    /// A property of an object of systemd's.
+    ///
+    /// # Errors
+    /// See [`BusError`].
+    pub fn property<T>(&mut self, object: &str, interface: &str, name: &str) -> Result<T>
+    where
+        T: TryFrom<Variant<'static>>,
+        T::Error: Into<zbus::Error>,
+    {
         let interface = format!("{SYSTEMD}.{interface}");
         let properties = "org.freedesktop.DBus.Properties";
-        let value: zbus::OwnedVariant = self.ask(SYSTEMD, path.as_str(), properties, "Get", &(interface, name))?;
-        Ok(Variant::from(value).downcast::<String>()?)
+        let value: zbus::OwnedVariant = self.ask(SYSTEMD, object, properties, "Get", &(interface, name))?;
+        Ok(Variant::from(value).downcast::<T>()?)
     }
 
     fn ask<B: Serialize + Type, R: DeserializeOwned + Type>(
@@ -371,6 +400,16 @@ impl Bus {
     fn left(&self) -> Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(late(ErrorKind::WouldBlock.into())) } else { Ok(left) }
+    }
+}
+
+/// Where a unit is that has this invocation, in hexadecimal digits: systemd takes that in place of the name (since version 233).
+/// Names of objects do not begin with a digit: it is written as its code.
+pub(super) fn object_of(invocation: &str) -> String {
+    let (first, rest) = invocation.split_at_checked(1).unwrap_or_default();
+    match first.as_bytes() {
+        [digit @ b'0'..=b'9'] => format!("/org/freedesktop/systemd1/unit/_{digit:x}{rest}"),
+        _ => format!("/org/freedesktop/systemd1/unit/{first}{rest}"),
     }
 }
 

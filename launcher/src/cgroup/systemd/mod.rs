@@ -33,13 +33,13 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "systemd")]
 pub use anchor::Anchor;
 #[cfg(feature = "systemd")]
-pub use asked::ScopeError;
-#[cfg(feature = "systemd")]
 pub(crate) use asked::ScopeOrder;
+#[cfg(feature = "systemd")]
+pub use asked::{ScopeError, reach};
 #[cfg(not(feature = "systemd"))]
 pub(crate) use lacking::ScopeOrder;
 #[cfg(not(feature = "systemd"))]
-pub use lacking::{Anchor, ScopeError};
+pub use lacking::{Anchor, ScopeError, reach};
 
 /// Whether this build can ask systemd.
 pub const SUPPORTED: bool = cfg!(feature = "systemd");
@@ -56,4 +56,8 @@ pub struct Scope {
     /// Of the user's own systemd (`systemd --user`), and not the system's.
     #[serde(default)]
     pub user: bool,
+    /// Which life of the unit it is, in hexadecimal digits (`InvocationID`, systemd.exec(5)): after its end another one may
+    /// have the name.
+    #[serde(default)]
+    pub invocation: String,
 }

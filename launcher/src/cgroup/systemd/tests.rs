@@ -118,3 +118,11 @@ fn the_address_of_a_bus_is_a_file() {
         assert_eq!(asked::unix_path(address).as_deref(), path.map(Path::new), "{address}");
     }
 }
+
+#[test]
+fn a_unit_is_told_by_its_invocation() {
+    for (invocation, object) in [("a1b2", "a1b2"), ("3f", "_33f"), ("", "")] {
+        let expected = format!("/org/freedesktop/systemd1/unit/{object}");
+        assert_eq!(super::bus::object_of(invocation), expected);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod hooks;
+mod intel_rdt;
 mod linux;
 mod mapping;
 mod mounts;
@@ -39,6 +40,7 @@ pub fn validate(spec: &Spec) -> Result<Vec<String>, ConfigError> {
     mounts::check(spec.mounts().as_deref().unwrap_or_default(), &mut notes)?;
     linux::check(spec)?;
     attributes::check_linux(spec)?;
+    intel_rdt::check(spec)?;
     if let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         seccomp::check(profile, &mut notes)?;
     }

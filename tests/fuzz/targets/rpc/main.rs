@@ -17,6 +17,7 @@ use std::time::Duration;
 use brood::reactor::Kind;
 use brood::rpc::Door;
 use brood::supervisor::{Settings, Supervisor};
+use brood_launcher::prepare::CgroupManager;
 use brood_launcher::state::{Manager, StateRoot};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::AsyncWriteExt;
@@ -72,6 +73,7 @@ impl World {
                 start_timeout: Duration::from_secs(1),
                 retain: 64,
                 manager: Manager::Daemon,
+                cgroups: CgroupManager::Ourselves,
                 container_nofile: None,
             };
             let supervisor = Supervisor::start(settings, None).expect("a supervisor");

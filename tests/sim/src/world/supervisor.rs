@@ -115,7 +115,7 @@ impl World {
         let Some(supervisor) = &self.supervisor else { return };
         let Some(&uid) = supervisor.uids.get(&instance) else { return };
         match event {
-            Event::SetUp { parked: false } | Event::Released(Ok(())) => self.checker.runs(uid),
+            Event::SetUp { parked: false } | Event::Restored | Event::Released(Ok(())) => self.checker.runs(uid),
             Event::SetUpFailed(_) | Event::NotCloned(_) => self.checker.creation_failed(uid),
             Event::Exited(exit) if exit.never_ran => self.checker.never_ran(uid),
             Event::OutOfMemory => self.checker.out_of_memory(uid),

@@ -301,6 +301,27 @@ pub(super) fn net_devices() -> Vec<Case> {
     ]
 }
 
+pub(super) fn intel_rdt() -> Vec<Case> {
+    let of = |patch: Value| linux(&json!({ "intelRdt": patch }));
+    vec![
+        ("group above", of(json!({ "closID": ".." })), "linux.intelRdt.closID: \"..\" is no name for a group"),
+        ("group below", of(json!({ "closID": "a/b" })), "linux.intelRdt.closID: \"a/b\" is no name for a group"),
+        ("the kernel's", of(json!({ "closID": "info" })), "linux.intelRdt.closID: \"info\" is no name for a group"),
+        ("NUL", of(json!({ "closID": "a\0" })), "linux.intelRdt.closID: must not contain a NUL"),
+        (
+            "no bandwidth",
+            of(json!({ "memBwSchema": "L3:0=f" })),
+            "linux.intelRdt.memBwSchema: must be one line that starts with MB:",
+        ),
+        (
+            "two lines",
+            of(json!({ "memBwSchema": "MB:0=1\nMB:1=2" })),
+            "linux.intelRdt.memBwSchema: must be one line that starts with MB:",
+        ),
+        ("NUL in a line", of(json!({ "schemata": ["L3:0=f", "\0"] })), "linux.intelRdt.schemata[1]: must not contain"),
+    ]
+}
+
 pub(super) fn seccomp_types() -> Vec<Case> {
     let rule = |patch: Value| {
         let mut rule = json!({ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO" });

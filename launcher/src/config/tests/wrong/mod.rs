@@ -45,6 +45,7 @@ fn wrong_files_are_answered_with_one_line_that_names_the_field() {
         linux::memory_and_personality(),
         linux::sysctls(),
         linux::net_devices(),
+        linux::intel_rdt(),
         linux::seccomp_types(),
     ];
     let cases: Vec<Case> = tables.into_iter().flatten().collect();

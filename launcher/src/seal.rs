@@ -67,7 +67,7 @@ impl SealedExe {
                 sent => left -= sent,
             }
         }
-        rustix::fs::fcntl_add_seals(&copy, SEALS)?;
+        seal(&copy)?;
         Ok(SealedExe(Copy::Memory(copy)))
     }
 
@@ -97,6 +97,19 @@ impl SealedExe {
             Copy::Overlay(mount, name) => PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())).join(name),
         }
     }
+}
+
+/// While the kernel still holds a page of the copy (it was read ahead, or is being moved) it cannot be sealed: EBUSY, after some
+/// 0.2 s of its own waiting (fcntl(2), `memfd_wait_for_pins` in mm/memfd.c).
+fn seal(copy: &OwnedFd) -> Result<()> {
+    const TRIES: u32 = 20;
+    for _ in 1..TRIES {
+        match rustix::fs::fcntl_add_seals(copy, SEALS) {
+            Err(rustix::io::Errno::BUSY) => {}
+            done => return Ok(done?),
+        }
+    }
+    Ok(rustix::fs::fcntl_add_seals(copy, SEALS)?)
 }
 
 /// The binary's directory as the upper of two lower layers, attached nowhere. A file system without an upper layer

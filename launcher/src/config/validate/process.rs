@@ -33,8 +33,12 @@ pub(super) fn check(spec: &Spec, notes: &mut Vec<String>) -> Result<(), ConfigEr
     }
 }
 
-/// Those that the kernel would refuse, in runc's words: they are left out. In the order of their names.
+/// Those that the kernel would refuse, in runc's words: they are left out. In the order of their names. Where nothing at all is
+/// inheritable nobody counts on them: the templates of engines are so.
 fn not_ambient(sets: &LinuxCapabilities) -> Vec<String> {
+    if sets.inheritable().as_ref().is_none_or(|set| set.is_empty()) {
+        return Vec::new();
+    }
     let lacks = |set: &Option<Capabilities>, one| !set.as_ref().is_some_and(|set| set.contains(one));
     let refused = sets.ambient().iter().flatten();
     let refused = refused.filter(|one| lacks(sets.permitted(), one) || lacks(sets.inheritable(), one));

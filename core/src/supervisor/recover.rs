@@ -158,7 +158,8 @@ impl Supervisor {
         for id in self.settings.root.list()? {
             let Ok(dir) = self.settings.root.find(&id) else { continue };
             match dir.read_state() {
-                Ok(state) if state.manager == Manager::Daemon => {
+                Ok(mut state) if state.manager == Manager::Daemon => {
+                    state.cgroups.share_with(Host::find());
                     fault::around("adopt", || self.adopt(dir, state.into(), &by_process, &journaled));
                     adopted += 1;
                 }

@@ -112,7 +112,7 @@ impl Cgroups {
             let Some(hierarchy) = host.with(controller) else { continue };
             let Some(path) = self.directories.iter().find_map(|known| host.beside(known, hierarchy)) else { continue };
             // One that is there without the controller does not get it by being made again.
-            if !larger.directories.iter().any(|known| known.path == path) {
+            if !larger.directories.iter().any(|known| *known.path == *path) {
                 larger.directories.push(Directory::plan(hierarchy, path));
             }
         }

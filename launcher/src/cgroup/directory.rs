@@ -5,9 +5,11 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::events::Events;
+use super::host::words;
 use super::{CgroupError, Directory, Hierarchy, Version, failed};
 
 /// What a new v1 cpuset must have before a process can enter (cpusets(7)).
@@ -16,7 +18,9 @@ const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 impl Directory {
     /// One that is not made yet, if it is not there.
     pub(super) fn plan(hierarchy: &Hierarchy, path: PathBuf) -> Directory {
-        let made = path.ancestors().take_while(|ancestor| !ancestor.exists()).last().map(Path::to_owned);
+        let path: Arc<Path> = path.into();
+        let top = path.ancestors().take_while(|ancestor| !ancestor.exists()).last();
+        let made = top.map(|top| if *top == *path { path.clone() } else { top.into() });
         let (mount_point, controllers) = (hierarchy.mount_point.clone(), hierarchy.controllers.clone());
         Directory { path, version: hierarchy.version, mount_point, controllers, made, inode: None }
     }
@@ -36,13 +40,18 @@ impl Directory {
         for directory in missing.iter().rev() {
             match fs::create_dir(directory) {
                 Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists && *directory == self.path => {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && **directory == *self.path => {
                     let reason = "container's cgroup is not empty: somebody else has just made it";
                     return Err(failed(&self.path, "use")(std::io::Error::other(reason)));
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     // Somebody else has made it meanwhile: theirs to remove.
-                    self.made = missing.iter().rev().skip_while(|made| *made != directory).nth(1).cloned();
+                    self.made = missing
+                        .iter()
+                        .rev()
+                        .skip_while(|made| *made != directory)
+                        .nth(1)
+                        .map(|made| made.as_path().into());
                 }
                 Err(error) => return Err(failed(&self.path, "make directory")(error)),
             }
@@ -64,7 +73,7 @@ impl Directory {
         // Those that systemd does not know (hugetlb) have been handed down as far as we may.
         let text = fs::read_to_string(self.path.join("cgroup.controllers"));
         let text = text.map_err(failed(&self.path, "read cgroup.controllers"))?;
-        self.controllers = text.split_whitespace().map(str::to_owned).collect();
+        self.controllers = words(&text);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The cgroup hierarchies of the host, as this process sees them.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::{Directory, Version};
 use crate::rootless;
@@ -16,12 +16,12 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
     pub(super) version: Version,
-    pub(super) mount_point: PathBuf,
+    pub(super) mount_point: Arc<Path>,
     /// Where relative paths begin.
     base: PathBuf,
     /// On v1 the controllers that were mounted together (`cpu`, `cpuacct`; empty for one with a name only); on v2 what
     /// can be handed down to a container.
-    pub(super) controllers: Vec<String>,
+    pub(super) controllers: Arc<[String]>,
 }
 
 /// Longer IDs are cut and get a checksum: a directory entry holds 255 bytes.
@@ -56,10 +56,10 @@ impl Host {
                 host.hierarchies.retain(|hierarchy| hierarchy.version == Version::V2);
             }
             for hierarchy in &mut host.hierarchies {
-                hierarchy.base.clone_from(&hierarchy.mount_point);
+                hierarchy.base = hierarchy.mount_point.to_path_buf();
                 if hierarchy.version == Version::V2 {
                     let controllers = read(&hierarchy.mount_point.join("cgroup.controllers"));
-                    hierarchy.controllers = controllers.split_whitespace().map(str::to_owned).collect();
+                    hierarchy.controllers = words(&controllers);
                 }
             }
             host
@@ -82,7 +82,7 @@ impl Host {
             let Some((controllers, path)) = own.lines().find_map(|line| own_cgroup(line, version, options)) else {
                 continue;
             };
-            let mount_point = PathBuf::from(mount_point);
+            let mount_point: Arc<Path> = Path::new(mount_point).into();
             // Only a part of the hierarchy may be mounted (in a container).
             let path = path.strip_prefix(mounted.trim_end_matches('/')).unwrap_or_default();
             let base = mount_point.join(path.trim_start_matches('/'));
@@ -131,7 +131,7 @@ impl Host {
 }
 
 /// A line of `/proc/self/cgroup`, if it is that of the hierarchy with these mount options: its controllers and our place.
-fn own_cgroup<'a>(line: &'a str, version: Version, options: &str) -> Option<(Vec<String>, &'a str)> {
+fn own_cgroup<'a>(line: &'a str, version: Version, options: &str) -> Option<(Arc<[String]>, &'a str)> {
     let (number, rest) = line.split_once(':')?;
     let (controllers, path) = rest.split_once(':')?;
     let ours = match version {
@@ -162,7 +162,7 @@ impl Hierarchy {
         if let Some(beside) = beside {
             self.base = beside.to_owned();
         }
-        self.controllers = read(&self.base).split_whitespace().map(str::to_owned).collect();
+        self.controllers = words(&read(&self.base));
     }
 
     /// Where a container's cgroup goes: what `linux.cgroupsPath` says, absolute from the hierarchy's root or relative to
@@ -187,7 +187,7 @@ impl Hierarchy {
     /// Whether there is something at a container's place, or right above it but for what is everybody's: limits of others
     /// that are to hold for the container as well.
     pub(super) fn is_prepared(&self, place: &Path) -> bool {
-        let pod = place.parent().filter(|parent| *parent != self.base && *parent != self.mount_point);
+        let pod = place.parent().filter(|parent| *parent != self.base && **parent != *self.mount_point);
         !self.controllers.is_empty() && (place.exists() || pod.is_some_and(Path::exists))
     }
 
@@ -196,6 +196,11 @@ impl Hierarchy {
     pub fn mount_point(&self) -> &Path {
         &self.mount_point
     }
+}
+
+/// The names in a file such as `cgroup.controllers`.
+pub(super) fn words(text: &str) -> Arc<[String]> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -220,7 +225,7 @@ mod tests {
         let host = host();
         let memory = host.with("memory").unwrap();
         assert_eq!((memory.version, memory.base.to_str()), (Version::V1, Some("/sys/fs/cgroup/memory/a")));
-        assert_eq!(host.with("cpuacct").unwrap().controllers, ["cpu", "cpuacct"]);
+        assert_eq!(*host.with("cpuacct").unwrap().controllers, ["cpu", "cpuacct"]);
         assert_eq!(host.unified().unwrap().base, Path::new("/sys/fs/cgroup/unified/u"));
         assert_eq!(host.hierarchies().count(), 4);
         assert_eq!(host.with("pids"), None);

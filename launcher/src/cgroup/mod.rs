@@ -33,6 +33,7 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
@@ -122,17 +123,17 @@ impl From<Cgroups> for Written {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directory {
     /// Absolute.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Of its hierarchy.
     pub version: Version,
     /// Where its hierarchy is mounted.
-    pub mount_point: PathBuf,
+    pub mount_point: Arc<Path>,
     /// What can be limited and counted here.
-    pub controllers: Vec<String>,
+    pub controllers: Arc<[String]>,
     /// The topmost directory of the path that was made for the container, and so may be removed; `None` when the path was
     /// there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made: Option<PathBuf>,
+    pub made: Option<Arc<Path>>,
     /// Its inode, which the kernel gives to no other directory of the hierarchy, where another one may come to have this
     /// path after its end: that of a unit which has the name by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +185,22 @@ impl Cgroups {
         let mut directories: Vec<Directory> = directories.collect();
         directories.sort_by_key(|directory| directory.version == Version::V1);
         Cgroups { directories, scope: None }
+    }
+
+    /// Texts that all containers have in common are in memory once: those of a state file are exchanged for the host's.
+    pub fn share_with(&mut self, host: &Host) {
+        for directory in &mut self.directories {
+            let own = |hierarchy: &&Hierarchy| {
+                (&hierarchy.mount_point, &hierarchy.controllers) == (&directory.mount_point, &directory.controllers)
+            };
+            if let Some(hierarchy) = host.hierarchies().find(own) {
+                directory.mount_point = hierarchy.mount_point.clone();
+                directory.controllers = hierarchy.controllers.clone();
+            }
+            if directory.made.as_ref() == Some(&directory.path) {
+                directory.made = Some(directory.path.clone());
+            }
+        }
     }
 
     /// Whether the container goes without.
@@ -276,7 +293,7 @@ impl Cgroups {
         let mut entrance = Entrance::default();
         for Directory { path, version, .. } in &self.directories {
             let (name, flags) = match version {
-                Version::V2 => (path.clone(), OFlags::PATH | OFlags::DIRECTORY),
+                Version::V2 => (path.to_path_buf(), OFlags::PATH | OFlags::DIRECTORY),
                 Version::V1 => (path.join("tasks"), OFlags::WRONLY),
             };
             let fd = rustix::fs::open(&name, flags | OFlags::CLOEXEC, Mode::empty());
@@ -316,7 +333,7 @@ impl Cgroups {
             }
             for directory in &mut below.directories {
                 if controllers.as_ref().is_none_or(|some| some.iter().any(|controller| directory.has(controller))) {
-                    directory.path.extend(&parts);
+                    directory.path = directory.path.join(parts.iter().collect::<PathBuf>()).into();
                     directory.inode = None;
                     if !directory.path.is_dir() {
                         let path = directory.path.display();

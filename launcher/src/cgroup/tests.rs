@@ -49,7 +49,7 @@ fn only_what_was_made_is_removed_and_nothing_in_use_is_taken() {
     cgroups.make().unwrap();
     let first = &cgroups.directories()[0];
     let base = first.path.ancestors().nth(2).unwrap().to_owned();
-    assert_eq!(first.made.as_ref(), Some(&base));
+    assert_eq!(first.made.as_ref(), Some(&base.as_path().into()));
     // Empty, but not ours to share: a cgroup below it would be killed along.
     let mut above = planned("made", "", false);
     assert!(above.make().unwrap_err().to_string().contains("other cgroups live in it"));
@@ -143,9 +143,9 @@ fn an_exec_may_go_below_the_containers_own_and_nowhere_else() {
 #[test]
 fn membership_is_compared_by_whole_components() {
     let directory = |path: &str, version, controllers: &[&str]| Directory {
-        path: path.into(),
+        path: Path::new(path).into(),
         version,
-        mount_point: "/c".into(),
+        mount_point: Path::new("/c").into(),
         controllers: controllers.iter().map(ToString::to_string).collect(),
         made: None,
         inode: None,

@@ -9,7 +9,7 @@ use crate::state::{ContainerState, io_text};
 /// The cgroup that CRIU freezes, to look at processes that stand still.
 pub(super) fn freezer(state: &ContainerState) -> Option<PathBuf> {
     let directory = state.cgroups.unified().or_else(|| state.cgroups.with("freezer"));
-    directory.map(|directory| directory.path.clone())
+    directory.map(|directory| directory.path.to_path_buf())
 }
 
 /// Moves the process into the container's cgroups, so that CRIU finds it there and its children are born there.

@@ -131,8 +131,8 @@ impl Layout {
         for hierarchy in &self.hierarchies {
             let place = destination.join(&hierarchy.name);
             let (mut source, mut attrs) = (hierarchy.ours(), options.attrs);
-            match self.cgroups.directories().iter().find(|directory| directory.mount_point == hierarchy.mount_point) {
-                Some(containers) => source.clone_from(&containers.path),
+            match self.cgroups.directories().iter().find(|directory| *directory.mount_point == *hierarchy.mount_point) {
+                Some(containers) => source = containers.path.to_path_buf(),
                 // What it shows is not the container's to change.
                 None => {
                     attrs.set |= libc::MOUNT_ATTR_RDONLY;

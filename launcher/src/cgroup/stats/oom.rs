@@ -25,7 +25,7 @@ impl Cgroups {
         let directory = self.with("memory")?;
         Some(match directory.version {
             Version::V2 => OomWatch::Modified(directory.path.join("memory.events")),
-            Version::V1 => OomWatch::Eventfd(directory.path.clone()),
+            Version::V1 => OomWatch::Eventfd(directory.path.to_path_buf()),
         })
     }
 

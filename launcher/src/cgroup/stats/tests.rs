@@ -78,10 +78,10 @@ fn no_limit_is_told_from_a_limit_on_both_versions() {
 fn what_is_gone_or_was_never_there_has_no_figures() {
     assert_eq!(Cgroups::default().stats(), Stats::default());
     let gone = super::super::Directory {
-        path: "/sys/fs/cgroup/nonesuch".into(),
+        path: std::path::Path::new("/sys/fs/cgroup/nonesuch").into(),
         version: Version::V2,
-        mount_point: "/sys/fs/cgroup".into(),
-        controllers: vec!["memory".into()],
+        mount_point: std::path::Path::new("/sys/fs/cgroup").into(),
+        controllers: ["memory".to_owned()].into(),
         made: None,
         inode: None,
     };

@@ -99,7 +99,8 @@ pub fn contest(present: Contenders, absent: Vec<Absence>, rounds: &Rounds, out: 
     interrupt::install()?;
     let machine = Machine::survey();
     let mut lanes: Vec<Lane> = present.into_iter().map(Lane::new).collect();
-    for lane in &mut lanes {
+    // Ours last: with a cgroup of ours a controller of cgroup v2 is in use, and crun could not have it (`LegacyView`).
+    for lane in lanes.iter_mut().rev() {
         lane.prepare();
     }
     race(&mut lanes, rounds);

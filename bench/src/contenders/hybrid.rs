@@ -92,8 +92,10 @@ fn enter(mounts: &[(std::path::PathBuf, std::ffi::CString)]) -> Result<()> {
         .context("cannot make the mounts private")?;
     for (directory, controller) in mounts {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("cgroup", directory.as_path(), "cgroup", flags, controller.as_c_str())
-            .with_context(|| format!("cannot mount the v1 controller {}", controller.to_string_lossy()))?;
+        mount("cgroup", directory.as_path(), "cgroup", flags, controller.as_c_str()).with_context(|| {
+            let name = controller.to_string_lossy();
+            format!("cannot mount the v1 controller {name} (cgroup v2 may hand it down: cgroup.subtree_control)")
+        })?;
     }
     Ok(())
 }

@@ -6,6 +6,14 @@ use brood_tests::face::in_running;
 use brood_tests::{Bundle, Container, Daemon, Face, Sandbox, binaries, config, procfs, waiting};
 use serde_json::json;
 
+/// A place, and a bundle in it.
+fn place() -> (Sandbox, Bundle) {
+    let sandbox = Sandbox::new();
+    let mut bundle = Bundle::busybox(&sandbox, "bundle");
+    without_mounts(&mut bundle);
+    (sandbox, bundle)
+}
+
 fn without_mounts(bundle: &mut Bundle) {
     config::drop_namespace(&mut bundle.config, "mount");
     bundle.config["linux"]["maskedPaths"] = json!([]);
@@ -25,9 +33,7 @@ fn a_container_in_the_hosts_mounts_has_its_root_and_leaves_nothing() {
         return;
     }
     for &face in Face::all() {
-        let sandbox = Sandbox::new();
-        let mut bundle = Bundle::busybox(&sandbox, "bundle");
-        without_mounts(&mut bundle);
+        let (sandbox, mut bundle) = place();
         let log = sandbox.path("hook");
         bundle.config["hooks"]["createRuntime"] =
             json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("touch {}", log.display())] }]);
@@ -63,9 +69,7 @@ fn a_launch_that_fails_leaves_no_mount() {
         return;
     }
     for &face in Face::all() {
-        let sandbox = Sandbox::new();
-        let mut bundle = Bundle::busybox(&sandbox, "bundle");
-        without_mounts(&mut bundle);
+        let (sandbox, mut bundle) = place();
         bundle.args(&["/nosuch"]);
         assert_ne!(face.run(&sandbox, &bundle).code(), 0, "{face:?}");
         assert!(!mounted(&bundle), "{face:?}");
@@ -100,10 +104,8 @@ fn a_supervisor_that_dies_leaves_the_mount_to_the_next() {
     if binaries::oracle() {
         return;
     }
-    let sandbox = Sandbox::new();
+    let (sandbox, mut bundle) = place();
     let daemon = Daemon::start(&sandbox, &[]);
-    let mut bundle = Bundle::busybox(&sandbox, "bundle");
-    without_mounts(&mut bundle);
     bundle.live_until_term(0);
     bundle.write();
     let id = sandbox.id("box");

@@ -71,7 +71,8 @@ fn an_exec_gets_a_terminal_of_the_containers() {
 /// A foreground run carries the bytes between the caller's terminal and the container's, which follows its size.
 #[test]
 fn a_foreground_run_carries_the_terminal() {
-    let script = "tty; stty size; read line; stty size; echo got $line; exit 5";
+    // The new size and the line come in by two ways, and either may be first.
+    let script = "tty; stty size; read line; until stty size | grep '30 90'; do :; done; echo got $line; exit 5";
     let container = Container::new(|bundle| {
         with_terminal(bundle, script);
         bundle.config["process"].as_object_mut().unwrap().remove("consoleSize");

@@ -176,9 +176,8 @@ impl Reserved {
         let root = HostRoot::of(tree, path.clone()).map_err(|errno| refused(&path, errno))?;
         state.host_root = Some(root.clone());
         self.dir.write_state(state)?;
-        root.attach(tree).map_err(|errno| refused(&path, errno))?;
-        self.host_root = Some(root);
-        Ok(())
+        // Ours to take away from here on, however far attaching it comes.
+        self.host_root.insert(root).attach(tree).map_err(|errno| refused(&path, errno))
     }
 
     /// Once its process is in its cgroup nobody else has to be: what is returned is to be dropped, which waits for an end.

@@ -10,7 +10,8 @@ const SEALED: &str = ": sealed";
 
 /// The name, without its directories.
 pub fn own() -> String {
-    let called = std::env::args().next().unwrap_or_default();
+    let called = std::env::args_os().next().unwrap_or_default();
+    let called = called.to_string_lossy();
     let name = Path::new(called.trim_end_matches(SEALED)).file_name();
     name.map_or_else(|| "brood-oci".to_owned(), |name| name.to_string_lossy().into_owned())
 }

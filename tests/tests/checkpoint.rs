@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use brood_tests::{Bundle, Cmd, Container, Daemon, Sandbox, procfs};
+use brood_tests::{Bundle, Cmd, Container, Daemon, Sandbox, config, procfs};
 
 /// A folder for PATH with the usual programs and a `criu` of this script, which has the connection as descriptor 3.
 fn path_with(container: &Container, criu: Option<&str>) -> String {
@@ -202,6 +202,26 @@ fn a_configuration_of_criu_is_roots_alone() {
     assert!(message.starts_with("config.json: annotations.org.criu.config: "), "{message}");
     assert!(message.ends_with("must belong to root and be writable by nobody else"), "{message}");
     away(&container);
+}
+
+/// CRIU would take all mounts of the host for the container's.
+#[test]
+fn a_container_in_the_hosts_mounts_is_refused() {
+    let container = Container::new(|bundle| {
+        bundle.live_until_term(7);
+        config::drop_namespace(&mut bundle.config, "mount");
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            bundle.config["linux"][paths] = serde_json::json!([]);
+        }
+    });
+    let wanted = "config.json: linux.namespaces: checkpoint and restore need a mount namespace of the container's own";
+    container.oci(&["create", "--bundle"]).arg(container.bundle.path()).arg(&container.id).run().ok();
+    container.call(&["start"]).ok();
+    container.bundle.await_up();
+    assert_eq!(refusal(checkpoint(&container, Some(&version(3, 17)), &[])), wanted);
+    away(&container);
+    assert_eq!(refusal(restore(&container, Some(&version(3, 17)), &[])), wanted);
+    assert_eq!(container.sandbox.containers(), Vec::<String>::new());
 }
 
 /// CRIU can name no file that is in none of the container's mounts.

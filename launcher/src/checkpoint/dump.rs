@@ -37,6 +37,7 @@ pub fn dump(
     mut options: DumpOptions,
     written: impl FnOnce(),
 ) -> Result<()> {
+    external::insist_own_mounts(spec)?;
     let mut status_fd = options.status_fd.take();
     let pid = dir.process(INIT).read_pid()?.pid;
     let mut criu = Criu::start(&[])?;

@@ -106,6 +106,21 @@ pub(super) fn to_restore(spec: &Spec, trees: &[(usize, String)]) -> Result<Vec<E
     Ok(all)
 }
 
+/// Refuses a container that has the host's mount namespace: CRIU would take all mounts of the host for the container's.
+///
+/// # Errors
+/// [`CheckpointError::Config`]
+pub(super) fn insist_own_mounts(spec: &Spec) -> Result<()> {
+    let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    if list.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
+        return Ok(());
+    }
+    Err(CheckpointError::config(
+        "linux.namespaces",
+        "checkpoint and restore need a mount namespace of the container's own",
+    ))
+}
+
 /// The kinds of namespaces of others that CRIU leaves alone, and their names in the images.
 pub(super) const EXTERNAL_NAMESPACES: [(LinuxNamespaceType, &str, &str); 2] =
     [(LinuxNamespaceType::Network, "net", "extRootNetNS"), (LinuxNamespaceType::Pid, "pid", "extRootPidNS")];

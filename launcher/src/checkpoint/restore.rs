@@ -42,6 +42,7 @@ pub struct Restored {
 /// One line that names the option or field, or quotes CRIU's log; no process is left.
 pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> Result<Restored> {
     let Reservation { spec, state, .. } = reservation;
+    external::insist_own_mounts(spec)?;
     let stage = Stage::make(reservation.reserved.dir().path())?;
     let start = || start(reservation, io, options, &stage);
     // A thread can have mounts of its own, and takes them along.

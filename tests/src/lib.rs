@@ -17,6 +17,7 @@
 //! - [`procfs`] and [`waiting`]: what the above read and how they wait;
 //! - [`guest`]: for tests that ask for another kernel than the host's;
 //! - [`agent`]: who answers for `SCMP_ACT_NOTIFY`;
+//! - [`counting`]: a program that can be seen to go on where it was;
 //! - [`redis`]: a bundle with a server that has data and clients;
 //! - [`resp`]: the few lines of the Redis protocol that a test speaks;
 //! - [`wire`]: a client of the RPC that keeps to no rule;
@@ -34,6 +35,7 @@ pub mod command;
 pub mod config;
 pub mod container;
 pub mod containerd;
+pub mod counting;
 pub mod daemon;
 pub mod face;
 pub mod guest;

@@ -6,20 +6,15 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use brood_tests::terminal::receive;
-use brood_tests::{Bundle, Cmd, Container, Daemon, Sandbox, config, guest, procfs, redis, resp, waiting};
+use brood_tests::{Bundle, Cmd, Container, Daemon, Sandbox, config, counting, guest, procfs, redis, resp, waiting};
 use serde_json::{Value, json};
 
-/// A program that counts in a variable, which no checkpoint may lose, and shows it in a file.
-fn counting(bundle: &mut Bundle) {
-    bundle.sh("i=0; while true; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done");
-}
-
 fn count(container: &Container) -> Option<u64> {
-    fs::read_to_string(container.bundle.rootfs().join("tmp/count")).ok()?.trim().parse().ok()
+    counting::count(&container.bundle)
 }
 
-fn counted_to(container: &Container, at_least: u64) -> u64 {
-    waiting::until("the count", || count(container).filter(|count| *count >= at_least))
+fn counted_to(container: &Container, least: u64) -> u64 {
+    counting::counted_to(&container.bundle, least)
 }
 
 /// A running container that counts, in a network namespace of its own: in one namespace two restores at a time disturb each
@@ -27,7 +22,7 @@ fn counted_to(container: &Container, at_least: u64) -> u64 {
 fn up(edit: impl Fn(&mut Bundle)) -> Container {
     guest::insist();
     let container = Container::new(|bundle| {
-        counting(bundle);
+        bundle.sh(counting::PROGRAM);
         config::add_namespace(&mut bundle.config, "network");
         edit(bundle);
     });
@@ -54,7 +49,7 @@ fn restore(container: &Container, options: &[&str]) -> Cmd {
 /// Restores it, and sees it count on from where it was.
 fn goes_on(container: &Container, options: &[&str]) {
     let before = count(container).unwrap();
-    fs::remove_file(container.bundle.rootfs().join("tmp/count")).unwrap();
+    counting::forget(&container.bundle);
     restore(container, options).run().ok();
     let after = counted_to(container, before + 2);
     // One that had begun anew would have to come by.
@@ -440,18 +435,17 @@ fn the_daemon_keeps_checkpoints_by_name() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::start(&sandbox, &[]);
     let mut bundle = Bundle::busybox(&sandbox, "bundle");
-    counting(&mut bundle);
+    bundle.sh(counting::PROGRAM);
     bundle.write();
     let id = sandbox.id("box");
     let brood = |args: &[&str]| daemon.brood().args(args);
     let checkpoint = |args: &[&str]| brood(&["checkpoint"]).args(args);
-    let seen = || fs::read_to_string(bundle.rootfs().join("tmp/count")).ok()?.trim().parse::<u64>().ok();
-    let counted_to = |least: u64| waiting::until("the count", || seen().filter(|count| *count >= least));
+    let counted_to = |least: u64| counting::counted_to(&bundle, least);
     brood(&["run", "-d", "--name", &id, "--bundle"]).arg(bundle.path()).run().ok();
     counted_to(2);
 
     checkpoint(&["create", &id, "first"]).run().ok();
-    let after_first = seen().unwrap();
+    let after_first = counting::count(&bundle).unwrap();
     counted_to(after_first + 2);
     let taken = checkpoint(&["create", &id, "first"]).run();
     assert!(taken.one_line_error().contains("file exists"), "{taken}");
@@ -472,7 +466,7 @@ fn the_daemon_keeps_checkpoints_by_name() {
     assert!(bundle.path().join("checkpoints/second/checkpoint.json").is_file());
     brood(&["rm", &id]).run().ok();
 
-    let before = seen().unwrap();
+    let before = counting::count(&bundle).unwrap();
     let restore = |name: &str| brood(&["restore", "--name", &id, "--bundle"]).arg(bundle.path()).arg(name);
     let none = restore("first").run();
     assert!(none.one_line_error().contains("no such file or directory"), "{none}");

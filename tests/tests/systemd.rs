@@ -2,7 +2,7 @@
 
 use brood_tests::cgroups::{self, Layout};
 use brood_tests::systemd::Systemd;
-use brood_tests::{Bundle, Daemon, Sandbox, binaries, config, waiting};
+use brood_tests::{Bundle, Daemon, Sandbox, binaries, config, counting, waiting};
 use serde_json::{Value, json};
 
 const SLICE: &str = "brood.slice/brood-test.slice";
@@ -183,14 +183,12 @@ fn a_restored_container_is_a_scope_again() {
     let sandbox = Sandbox::new();
     let systemd = Systemd::start(&sandbox);
     let mut bundle = bundle(&sandbox);
-    bundle.sh("i=0; while true; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.05; done");
+    bundle.sh(counting::PROGRAM);
     config::add_namespace(&mut bundle.config, "network");
     bundle.config["linux"]["resources"] = json!({ "pids": { "limit": 50 } });
     bundle.write();
     let (id, unit) = (sandbox.id("box"), "pre-box.scope");
-    let count = bundle.rootfs().join("tmp/count");
-    let counted = || std::fs::read_to_string(&count).ok()?.trim().parse::<u64>().ok();
-    let counted_to = |least: u64| waiting::until("the count", || counted().filter(|count| *count >= least));
+    let counted_to = |least: u64| counting::counted_to(&bundle, least);
     let scope = systemd.cgroup(SLICE).join(unit);
     let invocation = || systemd.property(&sandbox, unit, "InvocationID");
     let images = sandbox.path("images");
@@ -200,7 +198,7 @@ fn a_restored_container_is_a_scope_again() {
     systemd.oci(&sandbox).args(["checkpoint", "--image-path"]).arg(&images).arg(&id).run().ok();
     assert!(!scope.exists() && sandbox.containers().is_empty());
 
-    let before = counted().unwrap();
+    let before = counting::count(&bundle).unwrap();
     let restore = systemd.oci(&sandbox).args(["restore", "--detach", "--image-path"]).arg(&images);
     restore.arg("--bundle").arg(bundle.path()).arg(&id).run().ok();
     let after = counted_to(before + 2);

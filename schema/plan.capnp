@@ -12,7 +12,7 @@
 
 @0xdd16de76561e868d;
 
-const planVersion :UInt16 = 4;
+const planVersion :UInt16 = 5;
 # The only version that this file describes.
 
 using FdIndex = UInt16;
@@ -179,11 +179,19 @@ struct MountAttrs {
   propagationRecursive @5 :Bool;
   # The propagation applies to all mounts below as well (rshared, rslave, ...).
 
-  idMap @6 :OptionalFd;
-  # A user namespace whose identity maps the mount is to have (MOUNT_ATTR_IDMAP).
+  idMap :union {
+    # The identity maps that the mount is to have (MOUNT_ATTR_IDMAP).
 
-  idMapRecursive @7 :Bool;
-  # All mounts below as well (option ridmap).
+    none @6 :Void;
+    own :group {
+      # Those of a user namespace, set by the child.
+      namespace @7 :FdIndex;
+      recursive @8 :Bool;
+      # All mounts below as well (option ridmap).
+    }
+    asked @9 :UInt16;
+    # Set by whoever launches, when the child asks: a number of theirs.
+  }
 }
 
 struct FsParameter {

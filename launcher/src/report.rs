@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! launched without park:   Execing, end of file                     the program runs
-//! before either, with hooks: RuntimeHooks, whereupon the reader writes one byte
+//! before either, questions: RuntimeHooks or MapIds, whereupon the reader writes one byte
 //! created, then started:   Ready, end of file | (on the connection of `start`) Execing, end of file
 //! a step failed:           ... Failed { step, op, errno }, end of file
 //! a hook failed:           ... Said, Said, ..., Failed { step, op, errno }, end of file
@@ -10,6 +10,8 @@
 //! ```
 //!
 //! A record is smaller than `PIPE_BUF`, so it is written whole or not at all, and the child needs no buffer for it.
+
+use std::os::fd::{OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -26,8 +28,15 @@ pub enum Report {
     Ready,
     /// The next system call is execve(2); end of file after this record says that it succeeded.
     Execing,
-    /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run, and one byte is to follow.
+    /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run, and [`answer`] is to follow.
     RuntimeHooks,
+    /// A mount is to get the identity maps of this number ([`crate::plan::AskedMaps`]), and [`answer`] is to follow.
+    MapIds {
+        /// Which.
+        number: u16,
+        /// The child's descriptor of the mount.
+        tree: RawFd,
+    },
     /// A piece of what a hook that failed has written to its standard error.
     Said(Said),
     /// A step failed and the child is about to exit.
@@ -189,7 +198,7 @@ ops! {
 }
 
 impl Report {
-    /// The record as bytes: kind, op, step (le), errno (le).
+    /// The record as bytes: kind, op, step or number (le), errno or descriptor (le).
     #[must_use]
     pub fn encode(self) -> [u8; REPORT_LEN] {
         let mut bytes = [0; REPORT_LEN];
@@ -197,6 +206,11 @@ impl Report {
             Report::Ready => bytes[0] = 1,
             Report::Execing => bytes[0] = 2,
             Report::RuntimeHooks => bytes[0] = 4,
+            Report::MapIds { number, tree } => {
+                bytes[0] = 6;
+                bytes[2..4].copy_from_slice(&number.to_le_bytes());
+                bytes[4..8].copy_from_slice(&tree.to_le_bytes());
+            }
             Report::Said(Said { length, bytes: text }) => {
                 bytes[0] = 5;
                 bytes[1] = length;
@@ -215,16 +229,19 @@ impl Report {
     /// The record in these bytes; `None` when no child of ours wrote them.
     #[must_use]
     pub fn decode(bytes: [u8; REPORT_LEN]) -> Option<Report> {
+        let short = u16::from_le_bytes([bytes[2], bytes[3]]);
+        let long = i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
         match bytes[0] {
             1 => Some(Report::Ready),
             2 => Some(Report::Execing),
             3 => Some(Report::Failed {
-                step: u16::from_le_bytes([bytes[2], bytes[3]]),
+                step: short,
                 op: Op::from_code(bytes[1])?,
-                errno: Errno::from_raw_os_error(i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])),
+                errno: Errno::from_raw_os_error(long),
             }),
             4 => Some(Report::RuntimeHooks),
             5 => Some(Report::Said(Said::of(bytes.get(2..2 + usize::from(bytes[1]))?))),
+            6 => Some(Report::MapIds { number: short, tree: long }),
             _ => None,
         }
     }
@@ -338,6 +355,29 @@ impl StepError {
     }
 }
 
+/// What a child waits for ([`answer`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// As [`Report::RuntimeHooks`].
+    RuntimeHooks,
+    /// As [`Report::MapIds`].
+    MapIds {
+        /// Which maps.
+        number: u16,
+        /// The child's descriptor of the mount.
+        tree: RawFd,
+    },
+}
+
+/// Lets a child go on, or fail where it is. Should it be gone meanwhile, its end of file says so.
+pub fn answer(status: &OwnedFd, result: Result<(), Errno>) {
+    let byte = match result {
+        Ok(()) => 0,
+        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX),
+    };
+    let _ = rustix::net::send(status, &[byte], rustix::net::SendFlags::NOSIGNAL);
+}
+
 /// Collects a child's records until its end of file.
 #[derive(Debug, Default)]
 pub struct ReportReader {
@@ -365,13 +405,24 @@ impl ReportReader {
         }
     }
 
-    /// Whether the child waits for its `prestart` and `createRuntime` hooks, and for one byte after them.
+    /// Whether the child waits for an [`answer`].
     #[must_use]
-    pub fn awaits_hooks(&self) -> bool {
-        self.last == Some(Report::RuntimeHooks)
+    pub fn is_asked(&self) -> bool {
+        matches!(self.last, Some(Report::RuntimeHooks | Report::MapIds { .. }))
     }
 
-    /// Reads a blocking descriptor to its end, or to the point at which the child waits for hooks.
+    /// What the child waits for, once.
+    pub fn take_question(&mut self) -> Option<Question> {
+        let question = match self.last? {
+            Report::RuntimeHooks => Question::RuntimeHooks,
+            Report::MapIds { number, tree } => Question::MapIds { number, tree },
+            _ => return None,
+        };
+        self.last = None;
+        Some(question)
+    }
+
+    /// Reads a blocking descriptor to its end, or to the point at which the child waits for an answer.
     ///
     /// # Errors
     /// As read(2).
@@ -382,7 +433,7 @@ impl ReportReader {
                 Ok(0) | Err(Errno::CONNRESET) => return Ok(()),
                 Ok(length) => {
                     self.push(buffer.get(..length).unwrap_or_default());
-                    if self.awaits_hooks() {
+                    if self.is_asked() {
                         return Ok(());
                     }
                 }
@@ -425,7 +476,7 @@ impl ReportReader {
         match self.last {
             Some(Report::Execing) => Outcome::Running,
             Some(Report::Ready) => Outcome::Parked,
-            None | Some(Report::RuntimeHooks | Report::Said(_)) => Outcome::Vanished,
+            None | Some(Report::RuntimeHooks | Report::MapIds { .. } | Report::Said(_)) => Outcome::Vanished,
             Some(Report::Failed { step, op, errno }) => {
                 let (step, object) = describe(usize::from(step)).unwrap_or_else(|| ("unknown step", String::new()));
                 let said = one_line(String::from_utf8_lossy(&self.said).trim()).into_owned();
@@ -443,7 +494,7 @@ mod tests {
     fn reports_survive_the_wire() {
         let failed = |op| Report::Failed { step: 513, op, errno: Errno::NOENT };
         let said = [&b""[..], b"no", b"cannot"].map(|text| Report::Said(Said::of(text)));
-        let all = [Report::Ready, Report::Execing, Report::RuntimeHooks]
+        let all = [Report::Ready, Report::Execing, Report::RuntimeHooks, Report::MapIds { number: 258, tree: 70_000 }]
             .into_iter()
             .chain(said)
             .chain(Op::ALL.iter().map(|op| failed(*op)));

@@ -16,13 +16,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use brood_launcher::plan::{ExecOptions, Io, Launch, NamespaceKind, Step, build_exec};
-use brood_launcher::report::{Outcome, ReportReader};
+use brood_launcher::report::{self, Outcome, Question, ReportReader};
 use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerState, Kept, StateRoot};
 use rustix::process::{WaitId, WaitIdOptions};
 use serde_json::Value;
 
-use crate::rich::{Rich, bundle, joined_namespaces, spec, stdio, user_namespace};
+use crate::rich::{Rich, bundle, joined_namespaces, mapped, spec, stdio, user_namespace};
 
 /// Exit status of a child that allocated.
 const ALLOCATED: i32 = 99;
@@ -72,7 +72,7 @@ fn main() {
     let temp = tempfile::tempdir().unwrap();
     let _agent = bundle(temp.path());
     let mut seen = BTreeSet::new();
-    seen.extend(run(temp.path(), user_namespace(), false));
+    seen.extend(run(temp.path(), mapped(user_namespace()), false));
     seen.extend(run(temp.path(), joined_namespaces(), true));
     // The zygote's own: only it has `/lower` and `/scratch`, and a root that may be covered. `tests/run.rs` runs them in
     // every embedded container. Labels need a security module that most machines do not have.
@@ -89,13 +89,17 @@ fn run(bundle: &Path, config: Value, park: bool) -> Vec<&'static str> {
     let state = ContainerState { id: if park { "parked" } else { "run" }.into(), ..ContainerState::default() };
     let dir = StateRoot::open(&bundle.join("state")).unwrap().reserve(&state).unwrap();
     let rich = Rich::build(false, &spec, bundle, state, park.then(|| dir.start_socket().listen().unwrap()));
-    let Rich { launch: Launch { mut plan, fds, .. }, status, console } = rich;
+    let Rich { launch: Launch { mut plan, fds, asked_maps, .. }, status, console } = rich;
     let spawned = Host::open(false).unwrap().spawn(&plan, &fds).unwrap();
     drop(fds);
     let mut reader = ReportReader::default();
     reader.read_to_end(&status).unwrap();
-    if reader.awaits_hooks() {
-        rustix::net::send(&status, &[1], rustix::net::SendFlags::NOSIGNAL).unwrap();
+    while let Some(question) = reader.take_question() {
+        let done = match question {
+            Question::RuntimeHooks => Ok(()),
+            Question::MapIds { number, tree } => asked_maps.set(number, spawned.pidfd.as_fd(), tree),
+        };
+        report::answer(&status, done);
         reader.read_to_end(&status).unwrap();
     }
     drop(console);

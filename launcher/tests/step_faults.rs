@@ -13,8 +13,9 @@ use std::path::Path;
 
 use brood_launcher::cgroup::Entrance;
 use brood_launcher::plan::{
-    CapabilitySets, ExecOptions, FdIndex, HiddenPath, Hook, HookKind, Launch, MountAttrs, Namespace, NamespaceKind,
-    Plan, Rlimit, Scheduler, SecurityModule, StateText, Step, Target, TargetKind, TreeSource, build_exec,
+    CapabilitySets, ExecOptions, FdIndex, HiddenPath, Hook, HookKind, IdMap, Launch, MountAttrs, Namespace,
+    NamespaceKind, Plan, Rlimit, Scheduler, SecurityModule, StateText, Step, Target, TargetKind, TreeSource,
+    build_exec,
 };
 use brood_launcher::report::Report;
 use brood_launcher::spawn::{Host, Spawned};
@@ -254,6 +255,7 @@ fn hidden(path: &str) -> HiddenPath {
 fn spoiled() -> Vec<(Place, Step)> {
     use Place::{Early, Late, Mounted};
     let attrs = MountAttrs::default();
+    let asked = MountAttrs { id_map: IdMap::Asked(0), ..attrs };
     let of_container = |path| TreeSource::Container { path: text(path), recursive: true, no_follow: false };
     let (missing, nowhere, everything) = (TreeSource::Opened(MISSING), of_container("/nowhere"), of_container("/"));
     let state = StateText { parts: vec![b"{}".to_vec()] };
@@ -313,6 +315,10 @@ fn spoiled() -> Vec<(Place, Step)> {
         ),
         (Mounted, Step::MountTree { index: 0, target: target("/job"), source: missing, attrs, slot: None }),
         (Mounted, Step::MountTree { index: 0, target: target("/job"), source: nowhere, attrs, slot: None }),
+        (
+            Mounted,
+            Step::MountTree { index: 0, target: target("/job"), source: everything.clone(), attrs: asked, slot: None },
+        ),
         (Mounted, Step::MountTree { index: 0, target: target("/"), source: everything, attrs, slot: None }),
         (Mounted, Step::Remount { index: 0, target: target("/nowhere"), attrs }),
         (

@@ -82,16 +82,20 @@ fn crun_s_form_of_maps() {
 }
 
 /// In a container with a user namespace the child could not map a mount of the host's; the planner does.
+fn in_user_namespace(bundle: &mut Bundle) {
+    bundle.config["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    bundle.config["linux"]["gidMappings"] = bundle.config["linux"]["uidMappings"].clone();
+    config::add_namespace(&mut bundle.config, "user");
+    chown(bundle.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    // sysfs takes a network namespace of the same user namespace.
+    config::add_namespace(&mut bundle.config, "network");
+}
+
 #[test]
 fn the_maps_of_the_container() {
     in_bundle(
         |bundle| {
-            bundle.config["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-            bundle.config["linux"]["gidMappings"] = bundle.config["linux"]["uidMappings"].clone();
-            config::add_namespace(&mut bundle.config, "user");
-            chown(bundle.rootfs(), Some(100_000), Some(100_000)).unwrap();
-            // sysfs takes a network namespace of the same user namespace.
-            config::add_namespace(&mut bundle.config, "network");
+            in_user_namespace(bundle);
             bind_data(bundle, &["bind", "idmap"]);
             // What the test cannot map is nobody's in there.
             let plain = json!({ "destination": "/plain", "type": "bind",
@@ -101,6 +105,41 @@ fn the_maps_of_the_container() {
         "stat -c '%u %g' /data/file /plain/file",
         |text| assert_eq!(text, "3 4\n65534 65534\n"),
     );
+}
+
+/// In a user namespace the child has no right to map what it has mounted, and asks for it.
+#[test]
+fn what_the_container_mounts_itself_has_maps_in_its_user_namespace() {
+    in_bundle(
+        |bundle| {
+            in_user_namespace(bundle);
+            bind_data(bundle, &["bind"]);
+            fs::create_dir_all(bundle.path().join("data/inner")).unwrap();
+            let inner = json!({ "destination": "/data/inner", "type": "tmpfs", "source": "tmpfs" });
+            config::add_mount(&mut bundle.config, inner);
+            for (option, destination) in [("idmap", "/one"), ("ridmap", "/all")] {
+                let again = json!({ "destination": destination, "type": "bind",
+                    "source": bundle.rootfs().join("data"), "options": ["rbind", option] });
+                config::add_mount(&mut bundle.config, again);
+            }
+            // The kernel has these ids count from those of the file system, which is the user namespace's.
+            let new = json!({ "destination": "/new", "type": "tmpfs", "source": "tmpfs", "options": ["uid=5", "gid=6"],
+                "uidMappings": map(100_300), "gidMappings": map(100_400) });
+            config::add_mount(&mut bundle.config, new);
+        },
+        "stat -c '%n %u %g' /data/file /one/file /all/file /all/inner /new",
+        |text| {
+            assert_eq!(text, "/data/file 65534 65534\n/one/file 3 4\n/all/file 3 4\n/all/inner 0 0\n/new 305 406\n");
+        },
+    );
+    // procfs has no ids to map, which the launcher is told by the kernel, and the child by the launcher.
+    let proc = |bundle: &mut Bundle| {
+        in_user_namespace(bundle);
+        let mount = json!({ "destination": "/p", "type": "bind", "source": bundle.rootfs().join("proc"),
+            "options": ["rbind", "idmap"] });
+        config::add_mount(&mut bundle.config, mount);
+    };
+    refused(proc, &["mounts[6]", "map identities: invalid argument"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use brood_launcher::cgroup::Cgroups;
 use brood_launcher::exec::{self, ExecError, Prepared};
+use brood_launcher::plan::AskedMaps;
 use brood_launcher::state::{Ordered, ProcStat, ProcessDir};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -59,7 +60,7 @@ impl Supervisor {
         let dir = reserved.dir().clone();
         let record = |pid, pidfd: BorrowedFd<'_>| dir.record_pid(pid, Some(pidfd), ordered);
         self.write_down(instance, spawned, record, false, || Files::of_exec(&id, &name, reserved.keep()))?;
-        Ok(Cloned { plan, status, hooked: None })
+        Ok(Cloned { plan, asked_maps: AskedMaps::default(), status, hooked: None })
     }
 
     /// Removes what is left of a launch that brought no child.

@@ -1,13 +1,13 @@
 //! From an order to a running (or parked) process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use brood_launcher::cgroup::Anchor;
 use brood_launcher::hooks::{List, Point};
-use brood_launcher::plan::{Io, Plan, Stdio};
+use brood_launcher::plan::{AskedMaps, Io, Launch, Plan, Stdio};
 use brood_launcher::prepare::{self, PrepareError, Prepared, Reserved};
-use brood_launcher::report::{Outcome, ReportReader};
+use brood_launcher::report::{self, Outcome, Question, ReportReader};
 use brood_launcher::spawn::Spawned;
 use brood_launcher::state::{
     ContainerDir, ContainerState, INIT, Kept, Manager, Ordered, PidRecord, ProcessDir, StateError,
@@ -29,6 +29,8 @@ use crate::zygotes::{LaunchError, end_child};
 /// A child on its way.
 pub(super) struct Cloned {
     pub(super) plan: Plan,
+    /// What the child may ask for.
+    pub(super) asked_maps: AskedMaps,
     /// Our end of the status pipe or socket.
     pub(super) status: OwnedFd,
     /// An init process's; an exec has no hooks.
@@ -93,7 +95,7 @@ impl Supervisor {
         });
         let event = match cloned.await.flatten() {
             Ok(cloned) => {
-                let set_up = fault::around_async("hear reports", self.set_up(cloned, deadline)).await;
+                let set_up = fault::around_async("hear reports", self.set_up(instance, cloned, deadline)).await;
                 match set_up.and_then(|parked| self.announce(instance, parked)) {
                     Ok(parked) => Event::SetUp { parked },
                     Err(failure) => Event::SetUpFailed(failure),
@@ -114,17 +116,21 @@ impl Supervisor {
     }
 
     /// Waits until the child is parked (true) or its program runs, and runs the hooks that come before that.
-    async fn set_up(&self, cloned: Cloned, deadline: Deadline) -> Result<bool, Failure> {
-        let Cloned { plan, status, hooked } = cloned;
+    async fn set_up(&self, instance: Instance, cloned: Cloned, deadline: Deadline) -> Result<bool, Failure> {
+        let Cloned { plan, asked_maps, status, hooked } = cloned;
         let broken = |error: std::io::Error| internal(&format!("status pipe: {error}"));
         let status = watch_reports(status).map_err(broken)?;
-        let mut reader = deadline.keep(read_reports(&status)).await?.map_err(broken)?;
+        let mut reader = ReportReader::default();
         let hooks = |point| hooked.as_ref().map(|Hooked { kept, state, pid }| List::of(kept, point, state, *pid));
-        if let Some(hooks) = hooks(Point::CreateRuntime).filter(|_| reader.awaits_hooks()) {
-            self.run_hooks(hooks, Some(deadline)).await?;
-            // Should the child be gone meanwhile, its end of file says so.
-            let _ = rustix::net::send(status.get_ref(), &[1], rustix::net::SendFlags::NOSIGNAL);
-            reader = deadline.keep(read_reports(&status)).await?.map_err(broken)?;
+        loop {
+            deadline.keep(read_reports(&status, &mut reader)).await?.map_err(broken)?;
+            let Some(question) = reader.take_question() else { break };
+            let done = match (question, hooks(Point::CreateRuntime)) {
+                (Question::RuntimeHooks, None) => Ok(()),
+                (Question::RuntimeHooks, Some(hooks)) => self.run_hooks(hooks, Some(deadline)).await.map(Ok)?,
+                (Question::MapIds { number, tree }, _) => self.map_ids(instance, &asked_maps, number, tree),
+            };
+            report::answer(status.get_ref(), done);
         }
         match reader.finish(&plan) {
             Outcome::Parked => Ok(true),
@@ -137,6 +143,13 @@ impl Supervisor {
             Outcome::Failed(error) => Err(Failure::of_step(&error)),
             Outcome::Vanished => Err(internal("the process was killed while it was being set up")),
         }
+    }
+
+    /// `SRCH` when the child is gone.
+    fn map_ids(&self, instance: Instance, maps: &AskedMaps, number: u16, tree: RawFd) -> Result<(), Errno> {
+        let records = self.records.borrow();
+        let pidfd = records.get(&instance).and_then(|record| record.pidfd.as_ref()).ok_or(Errno::SRCH)?;
+        maps.set(number, pidfd.as_fd(), tree)
     }
 
     /// Prepares on a thread that may block, has a zygote clone, and writes down and watches the child.
@@ -156,7 +169,7 @@ impl Supervisor {
         for detail in &launch.details {
             tracing::debug!(container = state.id, "{detail}");
         }
-        let (plan, fds) = (launch.plan, launch.fds);
+        let Launch { plan, fds, asked_maps, .. } = launch;
         let spawned = match fault::around_async("clone", self.zygotes.launch(&plan, fds)).await {
             Ok(spawned) => spawned,
             Err(error) => return Err(self.undo(error, reserved, state).await),
@@ -173,7 +186,7 @@ impl Supervisor {
             owns_pid_namespace,
             files,
         )?;
-        Ok(Cloned { plan, status, hooked: Some(Hooked { kept, state, pid }) })
+        Ok(Cloned { plan, asked_maps, status, hooked: Some(Hooked { kept, state, pid }) })
     }
 
     /// Ends a process on a thread that may wait for it.
@@ -240,17 +253,16 @@ pub(super) fn watch_reports(from: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> 
     watch(from, Interest::READABLE)
 }
 
-/// Reads a child's reports to their end, or to the point at which the child waits for hooks.
-pub(super) async fn read_reports(from: &AsyncFd<OwnedFd>) -> std::io::Result<ReportReader> {
-    let mut reader = ReportReader::default();
+/// Reads a child's reports to their end, or to the point at which the child waits for an answer.
+pub(super) async fn read_reports(from: &AsyncFd<OwnedFd>, reader: &mut ReportReader) -> std::io::Result<()> {
     let mut buffer = [0; 32];
     loop {
         match rustix::io::read(from.get_ref(), &mut buffer) {
-            Ok(0) | Err(Errno::CONNRESET) => return Ok(reader),
+            Ok(0) | Err(Errno::CONNRESET) => return Ok(()),
             Ok(length) => {
                 reader.push(buffer.get(..length).unwrap_or_default());
-                if reader.awaits_hooks() {
-                    return Ok(reader);
+                if reader.is_asked() {
+                    return Ok(());
                 }
             }
             Err(Errno::AGAIN) => from.readable().await?.clear_ready(),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use brood_launcher::hooks::{List, Point};
-use brood_launcher::report::{Outcome, errno_text};
+use brood_launcher::report::{Outcome, ReportReader, errno_text};
 use brood_launcher::state::StartSocket;
 use rustix::io::Errno;
 use tokio::io::Interest;
@@ -67,8 +67,10 @@ impl Supervisor {
         let deadline = Deadline::after(self.settings.start_timeout, "started");
         let broken = |error: std::io::Error| internal(&format!("start.sock: {error}"));
         let connection = watch_reports(connection).map_err(broken)?;
-        let reports = fault::around_async("hear start", deadline.keep(read_reports(&connection))).await;
-        match reports?.map_err(broken)?.finish_start() {
+        let mut reader = ReportReader::default();
+        let heard = deadline.keep(read_reports(&connection, &mut reader));
+        fault::around_async("hear start", heard).await?.map_err(broken)?;
+        match reader.finish_start() {
             Outcome::Running => {}
             Outcome::Failed(error) => return Err(Failure::of_step(&error)),
             Outcome::Parked | Outcome::Vanished => return Err(gone()),

@@ -9,7 +9,6 @@ use rustix::fs::{MemfdFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use super::namespace::await_byte;
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure, ProgramArrays};
 use crate::plan::{Hook, HookKind, StateText};
 use crate::report::{Op, Report, SAID_BYTES_MAX, Said};
@@ -17,9 +16,7 @@ use crate::sys::{self, CloneArgs, Cloned, Decimal};
 
 impl Child<'_> {
     pub(super) fn runtime_hooks(&self) -> Done {
-        self.report(Report::RuntimeHooks);
-        let status = self.report_to.ok_or(Failure { op: Op::AwaitHooks, errno: Errno::NOTCONN })?;
-        await_byte(status, Op::AwaitHooks)
+        self.ask(Report::RuntimeHooks, Op::AwaitHooks)
     }
 
     /// Runs one hook to its end. Its standard input is a file in memory, and so is its standard error: however large the state

@@ -281,6 +281,16 @@ impl<'a> Child<'a> {
         }
     }
 
+    /// Asks whoever listens, and waits for the answer: [`crate::report::answer`].
+    fn ask(&self, question: Report, op: Op) -> Done {
+        self.report(question);
+        let from = self.report_to.ok_or(Failure { op, errno: Errno::NOTCONN })?;
+        match namespace::await_byte(from, op)? {
+            0 => Ok(()),
+            errno => Err(Failure { op, errno: Errno::from_raw_os_error(i32::from(errno)) }),
+        }
+    }
+
     /// Tells whoever listens. Nobody listening is no reason to stop: they may have been killed. (Behind a seccomp profile
     /// the broken pipe ends us, and we never ran: [`crate::state::ProcStat::never_ran`].)
     fn report(&self, report: Report) {

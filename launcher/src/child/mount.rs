@@ -2,7 +2,7 @@
 //! Linux 5.2 (fsopen, fsmount, open_tree, move_mount) and mount_setattr of 5.12.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -11,8 +11,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use super::copy_up;
 use super::target::{open_inside, open_or_make, open_or_make_path};
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
-use crate::plan::{FdIndex, FsParameter, MountAttrs, Slot, Target, TargetKind, TreeSource};
-use crate::report::Op;
+use crate::plan::{FdIndex, FsParameter, IdMap, MountAttrs, Slot, Target, TargetKind, TreeSource};
+use crate::report::{Op, Report};
 use crate::sys;
 
 /// Cuts the namespace off from the mounts it was copied from: what is mounted here must not appear on the host.
@@ -263,8 +263,11 @@ impl Child<'_> {
             sys::mount_setattr(mount, false, attrs.set, attrs.clear, 0).during(Op::MountAttributes)?;
         }
         match attrs.id_map {
-            None => Ok(()),
-            Some(fd) => sys::mount_set_id_map(mount, attrs.id_map_recursive, self.fd(fd)?).during(Op::IdMap),
+            IdMap::None => Ok(()),
+            IdMap::Own { namespace, recursive } => {
+                sys::mount_set_id_map(mount, recursive, self.fd(namespace)?).during(Op::IdMap)
+            }
+            IdMap::Asked(number) => self.ask(Report::MapIds { number, tree: mount.as_raw_fd() }, Op::IdMap),
         }
     }
 

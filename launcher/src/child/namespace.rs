@@ -11,11 +11,11 @@ use crate::report::Op;
 use crate::sys;
 
 /// Waits for the other side's word; its end of file instead means that it failed, and says so itself.
-pub(super) fn await_byte(from: BorrowedFd<'_>, op: Op) -> Done {
+pub(super) fn await_byte(from: BorrowedFd<'_>, op: Op) -> Result<u8, Failure> {
     let mut byte = [0u8; 1];
     match rustix::io::read(from, &mut byte).during(op)? {
         0 => Err(Failure { op, errno: Errno::CANCELED }),
-        _ => Ok(()),
+        _ => Ok(byte[0]),
     }
 }
 
@@ -39,7 +39,7 @@ fn join_one_by_one(init: BorrowedFd<'_>, namespaces: i32) -> sys::Result<()> {
 impl Child<'_> {
     pub(super) fn await_parent(&self) -> Done {
         let Some(pipe) = self.birth.parent_done else { return Ok(()) };
-        await_byte(pipe, Op::AwaitParent)
+        await_byte(pipe, Op::AwaitParent).map(drop)
     }
 
     pub(super) fn join_namespace(&self, namespace: Namespace) -> Done {

@@ -132,15 +132,7 @@ impl Binds<'_> {
         let Entry { field, mount, index, .. } = *entry;
         let (set, clear) = options.flags.of_bind(0);
         let mut attrs = MountAttrs { set, clear, ..options.attrs };
-        if let Some((namespace, recursive)) = self.mapped.of_mount(field, mount, options.id_map.as_ref())? {
-            if self.own_users {
-                let problem = "what the container has mounted itself cannot have its ids mapped in a container with a \
-                     user namespace";
-                return Err(PlanError::new(format!("{field}.options"), problem));
-            }
-            let copy = namespace.try_clone().map_err(|error| PlanError::new(field, error.to_string()))?;
-            (attrs.id_map, attrs.id_map_recursive) = (Some(launch.add_fd(copy)), recursive);
-        }
+        attrs.id_map = self.mapped.for_child(field, mount, options.id_map.as_ref(), self.own_users, launch)?;
         let source = TreeSource::Container {
             path: path_text(&format!("{field}.source"), path)?,
             recursive: options.recursive_bind,

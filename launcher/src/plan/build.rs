@@ -148,7 +148,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     let create_hooks = hooks::child_hooks(spec, HookKind::CreateContainer, &options.container, &[])?;
     // Programs of the host's run in the container's mount namespace, or enter it, and expect the host's files there; a
     // zygote's own holds none.
-    let host_files = needs_answers(spec) || !create_hooks.is_empty();
+    let host_files = hooks::runtime_hooks(spec) || !create_hooks.is_empty();
     let own_mounts = namespaces.has(LinuxNamespaceType::Mount);
     if rootless::needed() && !own_mounts {
         let problem = "an ordinary user needs a mount namespace: {\"type\": \"mount\"}";
@@ -175,7 +175,7 @@ pub fn build(spec: &Spec, options: BuildOptions) -> Result<Launch, PlanError> {
     mounts::list(spec, &options.bundle, own_cgroups, &options.container.cgroups, own_users, &mut launch, &mut steps)?;
     mounts::devices(spec, own_users, &mut launch, &mut steps)?;
     mounts::hide(spec, &mut steps)?;
-    if needs_answers(spec) {
+    if hooks::runtime_hooks(spec) {
         steps.push(Step::RuntimeHooks);
     }
     steps.extend(create_hooks);
@@ -250,11 +250,10 @@ fn may_mount(process: &Process) -> bool {
     bounding.is_some_and(|set| set.contains(&Capability::SysAdmin))
 }
 
-/// Whether the child waits for hooks that the runtime runs ([`Step::RuntimeHooks`]), and the status descriptor must go both
-/// ways.
+/// Whether the child may have questions ([`crate::report::Question`]), and the status descriptor must go both ways.
 #[must_use]
 pub fn needs_answers(spec: &Spec) -> bool {
-    hooks::runtime_hooks(spec)
+    hooks::runtime_hooks(spec) || id_maps::may_be_asked(spec)
 }
 
 /// In the order of their names, since config.json gives them none.

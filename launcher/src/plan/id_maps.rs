@@ -1,14 +1,15 @@
 //! Identity maps: of the container's user namespace and of single mounts.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use rustix::io::Errno;
+use rustix::process::PidfdGetfdFlags;
 
-use super::IdMaps;
 use super::build::PlanError;
-use super::mount_options::IdMapOption;
+use super::mount_options::{IdMapOption, Options};
+use super::{IdMap, IdMaps, Launch};
 use crate::report::errno_text;
 use crate::{sys, userns};
 
@@ -64,6 +65,24 @@ impl<'a> Namespaces<'a> {
             }
         };
         Ok(self.made.get(at).map(|(_, namespace)| (namespace, recursive)))
+    }
+
+    /// For a mount that the child makes. Where it is in a user namespace it has no privilege over the host's file systems, and
+    /// asks.
+    pub(super) fn for_child(
+        &mut self,
+        field: &str,
+        mount: &Mount,
+        option: Option<&IdMapOption>,
+        own_users: bool,
+        launch: &mut Launch,
+    ) -> Result<IdMap, PlanError> {
+        let Some((namespace, recursive)) = self.of_mount(field, mount, option)? else { return Ok(IdMap::None) };
+        let namespace = namespace.try_clone().map_err(|error| PlanError::new(field, error.to_string()))?;
+        Ok(match own_users {
+            true => launch.asked_maps.add(namespace, recursive),
+            false => IdMap::Own { namespace: launch.add_fd(namespace), recursive },
+        })
     }
 
     /// The maps and the field that gave them: the option's own, else the mount's, else the container's.
@@ -129,6 +148,47 @@ impl<'a> Namespaces<'a> {
         }
         Ok(maps)
     }
+}
+
+/// The identity maps that a child asks its launcher for ([`IdMap::Asked`]).
+#[derive(Debug, Default)]
+pub struct AskedMaps(Vec<AskedMap>);
+
+#[derive(Debug)]
+struct AskedMap {
+    namespace: OwnedFd,
+    recursive: bool,
+}
+
+impl AskedMaps {
+    fn add(&mut self, namespace: OwnedFd, recursive: bool) -> IdMap {
+        self.0.push(AskedMap { namespace, recursive });
+        IdMap::Asked(u16::try_from(self.0.len() - 1).expect("mounts have 16-bit positions"))
+    }
+
+    /// Gives the detached tree behind a descriptor of the child's its maps.
+    ///
+    /// # Errors
+    /// `EINVAL`: nobody would ask for this number, or the tree's file system cannot have its ids mapped. Else as pidfd_getfd(2)
+    /// and mount_setattr(2).
+    pub fn set(&self, number: u16, child: BorrowedFd<'_>, tree: RawFd) -> Result<(), Errno> {
+        let AskedMap { namespace, recursive } = self.0.get(usize::from(number)).ok_or(Errno::INVAL)?;
+        let tree = rustix::process::pidfd_getfd(child, tree, PidfdGetfdFlags::empty())?;
+        sys::mount_set_id_map(tree.as_fd(), *recursive, namespace.as_fd())
+    }
+}
+
+/// Whether a child may have to ask for identity maps.
+pub(super) fn may_be_asked(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let own_users = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    own_users && spec.mounts().iter().flatten().any(is_mapped)
+}
+
+fn is_mapped(mount: &Mount) -> bool {
+    let own = mount.uid_mappings().as_ref().is_some_and(|maps| !maps.is_empty());
+    let options = mount.options().as_deref().unwrap_or_default();
+    own || Options::parse("", options).is_ok_and(|options| options.id_map.is_some())
 }
 
 /// Maps a detached tree. Here and not in the child: a child in a user namespace has no privilege over the host's file

@@ -36,6 +36,7 @@ pub use build::{BuildOptions, Io, PlanError, Stdio, build, needs_answers};
 pub(crate) use cgroup_mounts::writes_to_cgroups;
 pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
+pub use id_maps::AskedMaps;
 pub use mount_options::known_options as known_mount_options;
 pub(crate) use mounts::bind_trees;
 pub use step::Step;
@@ -57,6 +58,8 @@ pub struct Launch {
     pub details: Vec<String>,
     /// The root of a container without a mount namespace, and its place: to be attached there before the clone.
     pub host_root: Option<(FdIndex, std::path::PathBuf)>,
+    /// What the child will ask for ([`IdMap::Asked`]).
+    pub asked_maps: AskedMaps,
 }
 
 impl Launch {
@@ -288,10 +291,25 @@ pub struct MountAttrs {
     pub propagation: u64,
     /// Whether the propagation applies to all mounts below as well.
     pub propagation_recursive: bool,
-    /// A user namespace whose identity maps the mount is to have (`MOUNT_ATTR_IDMAP`).
-    pub id_map: Option<FdIndex>,
-    /// Whether all mounts below get them as well.
-    pub id_map_recursive: bool,
+    /// The identity maps of the mount.
+    pub id_map: IdMap,
+}
+
+/// How a mount gets identity maps (`MOUNT_ATTR_IDMAP`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdMap {
+    /// It has none.
+    #[default]
+    None,
+    /// The child sets them.
+    Own {
+        /// The user namespace that has them.
+        namespace: FdIndex,
+        /// Whether all mounts below get them as well.
+        recursive: bool,
+    },
+    /// Whoever launches sets them, asked by the child, which in a user namespace has no right to: [`AskedMaps`].
+    Asked(u16),
 }
 
 /// A file system parameter for fsconfig(2): `key` alone is a flag, `key=value` a string.

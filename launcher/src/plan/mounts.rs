@@ -173,14 +173,7 @@ pub(super) fn list(
             cgroups.mount(&entry, &options, launch, steps)?;
         } else {
             options.parameters.extend(label.clone().filter(|_| takes_label(fstype)));
-            if let Some((namespace, recursive)) = binds.mapped.of_mount(&field, mount, options.id_map.as_ref())? {
-                if own_users {
-                    let problem = "a new file system cannot have its ids mapped in a container with a user namespace";
-                    return Err(PlanError::new(field, problem));
-                }
-                let copy = namespace.try_clone().map_err(|error| PlanError::new(&field, error.to_string()))?;
-                (options.attrs.id_map, options.attrs.id_map_recursive) = (Some(launch.add_fd(copy)), recursive);
-            }
+            options.attrs.id_map = binds.mapped.for_child(&field, mount, options.id_map.as_ref(), own_users, launch)?;
             steps.push(filesystem(&entry, fstype, options, &mut last)?);
         }
     }

@@ -4,12 +4,11 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use brood_launcher::plan::{FdIndex, Namespace, NamespaceKind, Step};
-use brood_launcher::report::{REPORT_LEN, Report};
+use brood_launcher::report::{self, REPORT_LEN, Report};
 use brood_launcher::spawn::{SpawnError, Spawned};
 use brood_launcher::state::ContainerDir;
 use brood_launcher::sys;
 use rustix::io::Errno;
-use rustix::net::SendFlags;
 use rustix::process::{WaitId, WaitIdOptions};
 
 /// What a child ends with that did not come to its execve.
@@ -28,7 +27,7 @@ pub fn own_mounts() {
     }
 }
 
-/// The child's last record; its hooks are answered on the way.
+/// The child's last record; its hooks are answered on the way, and it may map nothing.
 pub fn read(status: &OwnedFd) -> Option<Report> {
     let (mut last, mut bytes) = (None, [0; REPORT_LEN]);
     loop {
@@ -38,9 +37,11 @@ pub fn read(status: &OwnedFd) -> Option<Report> {
             Err(errno) => panic!("{errno}"),
         }
         last = Report::decode(bytes);
-        if last == Some(Report::RuntimeHooks) {
-            // Refused where the answer is that there will be none.
-            let _ = rustix::net::send(status, &[1], SendFlags::NOSIGNAL);
+        // Either is refused where the answer is that there will be none.
+        match last {
+            Some(Report::RuntimeHooks) => report::answer(status, Ok(())),
+            Some(Report::MapIds { .. }) => report::answer(status, Err(Errno::PERM)),
+            _ => {}
         }
     }
 }

@@ -120,10 +120,14 @@ pub fn joined_namespaces() -> Value {
         let file = if kind == "network" { "net" } else { kind };
         json!({"type": kind, "path": format!("/proc/self/ns/{file}")})
     }));
-    let mut config = config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}}));
+    mapped(config(&namespaces, json!({"sysctl": {"kernel.domainname": "example.net"}})))
+}
+
+/// With a mount whose ids are mapped once it is made: by the child, or in a user namespace by us, whom it asks.
+pub fn mapped(mut config: Value) -> Value {
     let map = json!([{"containerID": 0, "hostID": 1, "size": 65536}]);
-    let mapped = json!({"destination": "/mapped", "type": "tmpfs", "uidMappings": map, "gidMappings": map});
-    config["mounts"].as_array_mut().unwrap().push(mapped);
+    let mount = json!({"destination": "/mapped", "type": "tmpfs", "uidMappings": map, "gidMappings": map});
+    config["mounts"].as_array_mut().unwrap().push(mount);
     config
 }
 

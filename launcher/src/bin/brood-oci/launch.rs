@@ -8,7 +8,7 @@ use anyhow::Context;
 use brood_launcher::hooks::{self, Point};
 use brood_launcher::plan::{Io, Launch, Stdio, Step};
 use brood_launcher::prepare::{self, Order, PrepareError, Prepared, Source};
-use brood_launcher::report::{Op, Outcome, ReportReader, StepError, errno_text};
+use brood_launcher::report::{self, Op, Outcome, Question, ReportReader, StepError, errno_text};
 use brood_launcher::rootless;
 use brood_launcher::spawn::{Host, Spawned};
 use brood_launcher::state::{ContainerDir, ContainerState, ExitRecord, INIT, Kept, Manager, now_ns};
@@ -262,7 +262,8 @@ impl Launching<'_> {
     ) -> anyhow::Result<Spawned> {
         // From here until its execve the child is a copy of us: nobody in the container may look at it (CVE-2016-9962).
         rootless::hide_from_containers(self.launch.plan.id_maps.is_some()).context("PR_SET_DUMPABLE")?;
-        let Launching { launch: Launch { plan, fds, details, .. }, status, pidfd_socket, hooks, messages } = self;
+        let Launching { launch: Launch { plan, fds, details, asked_maps, .. }, status, pidfd_socket, hooks, messages } =
+            self;
         for detail in &details {
             messages.debug(detail);
         }
@@ -275,12 +276,18 @@ impl Launching<'_> {
         messages.debug(&format!("child process in init(): cloned as process {}", spawned.pid));
         let started = record(spawned.pid).and_then(|()| {
             let mut reader = ReportReader::default();
-            reader.read_to_end(&status).context("status pipe")?;
-            if let Some((kept, state)) = hooks.filter(|_| reader.awaits_hooks()) {
-                hooks::run(&kept, Point::CreateRuntime, &state, spawned.pid)?;
-                // Should the child be gone meanwhile, its end of file says so.
-                let _ = rustix::net::send(&status, &[1], rustix::net::SendFlags::NOSIGNAL);
+            loop {
                 reader.read_to_end(&status).context("status pipe")?;
+                let Some(question) = reader.take_question() else { break };
+                let done = match (question, &hooks) {
+                    (Question::RuntimeHooks, None) => Ok(()),
+                    (Question::RuntimeHooks, Some((kept, state))) => {
+                        hooks::run(kept, Point::CreateRuntime, state, spawned.pid)?;
+                        Ok(())
+                    }
+                    (Question::MapIds { number, tree }, _) => asked_maps.set(number, spawned.pidfd.as_fd(), tree),
+                };
+                report::answer(&status, done);
             }
             let is_init = !plan.steps.iter().any(|step| matches!(step, Step::JoinContainer { .. }));
             match reader.finish(&plan) {

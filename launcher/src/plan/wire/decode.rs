@@ -10,9 +10,9 @@ use capnp::{NotInSchema, Word, data, data_list};
 
 use super::{MAX_PLAN_BYTES, MAX_STEPS, WireError};
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind,
-    NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target, TargetKind,
-    TreeSource,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMap, IdMaps, MountAttrs, Namespace,
+    NamespaceKind, NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, StateText, Step, Target,
+    TargetKind, TreeSource,
 };
 use crate::seccomp::Instruction;
 
@@ -282,8 +282,19 @@ impl Decoder {
             recursive_clear: from.get_recursive_clear(),
             propagation: from.get_propagation(),
             propagation_recursive: from.get_propagation_recursive(),
-            id_map: self.optional_fd("attrs.idMap", from.get_id_map()?)?,
-            id_map_recursive: from.get_id_map_recursive(),
+            id_map: self.id_map(from.get_id_map())?,
+        })
+    }
+
+    fn id_map(self, from: wire::mount_attrs::id_map::Reader<'_>) -> Result<IdMap, WireError> {
+        use wire::mount_attrs::id_map::Which;
+        Ok(match from.which().map_err(unknown("identity map of a mount"))? {
+            Which::None(()) => IdMap::None,
+            Which::Own(from) => IdMap::Own {
+                namespace: self.fd("attrs.idMap.own.namespace", from.get_namespace())?,
+                recursive: from.get_recursive(),
+            },
+            Which::Asked(number) => IdMap::Asked(number),
         })
     }
 

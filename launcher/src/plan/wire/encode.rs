@@ -9,9 +9,9 @@ use capnp::serialize::write_message_to_words;
 use capnp::{data_list, primitive_list};
 
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind,
-    NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, Slot, StateText, Step, Target, TargetKind,
-    TreeSource,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMap, IdMaps, MountAttrs, Namespace,
+    NamespaceKind, NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, Slot, StateText, Step, Target,
+    TargetKind, TreeSource,
 };
 
 /// Room for a common plan with a long environment, so that the message is one segment: quicker to write and to read.
@@ -332,24 +332,23 @@ fn number(slot: Slot) -> u16 {
 }
 
 fn mount_attrs(mut to: wire::mount_attrs::Builder<'_>, from: &MountAttrs) {
-    let MountAttrs {
-        set,
-        clear,
-        recursive_set,
-        recursive_clear,
-        propagation,
-        propagation_recursive,
-        id_map,
-        id_map_recursive,
-    } = from;
+    let MountAttrs { set, clear, recursive_set, recursive_clear, propagation, propagation_recursive, id_map } = from;
     to.set_set(*set);
     to.set_clear(*clear);
     to.set_recursive_set(*recursive_set);
     to.set_recursive_clear(*recursive_clear);
     to.set_propagation(*propagation);
     to.set_propagation_recursive(*propagation_recursive);
-    optional_fd(to.reborrow().init_id_map(), *id_map);
-    to.set_id_map_recursive(*id_map_recursive);
+    let mut to = to.init_id_map();
+    match *id_map {
+        IdMap::None => to.set_none(()),
+        IdMap::Own { namespace, recursive } => {
+            let mut to = to.init_own();
+            to.set_namespace(namespace.0);
+            to.set_recursive(recursive);
+        }
+        IdMap::Asked(number) => to.set_asked(number),
+    }
 }
 
 fn fs_parameter(mut to: wire::fs_parameter::Builder<'_>, FsParameter { key, value }: &FsParameter) {

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::strategy::Union;
 
 use crate::plan::{
-    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMaps, MountAttrs, Namespace, NamespaceKind,
-    NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, Slot, StateText, Step, Target, TargetKind,
-    TreeSource,
+    CapabilitySets, FdIndex, FsParameter, HiddenPath, Hook, HookKind, IdMap, IdMaps, MountAttrs, Namespace,
+    NamespaceKind, NetDevice, Plan, Rlimit, Scheduler, SeccompListener, SecurityModule, Slot, StateText, Step, Target,
+    TargetKind, TreeSource,
 };
 use crate::seccomp::Instruction;
 
@@ -196,20 +196,15 @@ fn tree_source() -> impl Strategy<Value = TreeSource> {
 }
 
 fn mount_attrs() -> impl Strategy<Value = MountAttrs> {
-    (any::<[u64; 5]>(), any::<[bool; 2]>(), option::of(fd())).prop_map(|(numbers, flags, id_map)| {
+    (any::<[u64; 5]>(), any::<bool>(), id_map()).prop_map(|(numbers, propagation_recursive, id_map)| {
         let [set, clear, recursive_set, recursive_clear, propagation] = numbers;
-        let [propagation_recursive, id_map_recursive] = flags;
-        MountAttrs {
-            set,
-            clear,
-            recursive_set,
-            recursive_clear,
-            propagation,
-            propagation_recursive,
-            id_map,
-            id_map_recursive,
-        }
+        MountAttrs { set, clear, recursive_set, recursive_clear, propagation, propagation_recursive, id_map }
     })
+}
+
+fn id_map() -> impl Strategy<Value = IdMap> {
+    let own = (fd(), any::<bool>()).prop_map(|(namespace, recursive)| IdMap::Own { namespace, recursive });
+    prop_oneof![Just(IdMap::None), own, any::<u16>().prop_map(IdMap::Asked)]
 }
 
 fn namespace() -> impl Strategy<Value = Namespace> {

@@ -106,6 +106,25 @@ fn limits_are_properties_and_files() {
     assert!(!scope.exists());
 }
 
+/// A property of the unit, what it is told to be, the cgroup v1 hierarchy, the file, and what is written in it; the name of the
+/// property is empty for what systemd has none for.
+type V1Limit<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str);
+
+/// Sees both of each limit, and that the container's process is alone in there.
+#[track_caller]
+fn look_v1(systemd: &Systemd, sandbox: &Sandbox, unit: &str, expected: &[V1Limit<'_>]) {
+    for &(property, told, hierarchy, file, written) in expected {
+        if !property.is_empty() {
+            assert_eq!(systemd.property(sandbox, unit, property), told, "{property}");
+        }
+        let path = systemd.v1_cgroup(hierarchy, &format!("{SLICE}/{unit}")).join(file);
+        let found = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(found.trim(), written, "{file}");
+        let procs = std::fs::read_to_string(path.with_file_name("cgroup.procs")).unwrap();
+        assert_eq!(procs.lines().count(), 1, "the container's process is alone in {}", path.display());
+    }
+}
+
 /// The same on cgroup v1, whose properties have other names; cpusets and devices are none of systemd's there.
 fn limits_are_properties_and_files_of_v1(layout: Layout) {
     let sandbox = Sandbox::new();
@@ -121,18 +140,7 @@ fn limits_are_properties_and_files_of_v1(layout: Layout) {
     systemd.oci(&sandbox).args(["run", "--detach", "--bundle"]).arg(bundle.path()).arg(&id).run().ok();
     let place = format!("{SLICE}/{unit}");
     assert_eq!(systemd.property(&sandbox, unit, "ControlGroup"), format!("/{place}"));
-    let look = |expected: &[(&str, &str, &str, &str, &str)]| {
-        for &(property, told, hierarchy, file, written) in expected {
-            if !property.is_empty() {
-                assert_eq!(systemd.property(&sandbox, unit, property), told, "{property}");
-            }
-            let path = systemd.v1_cgroup(hierarchy, &place).join(file);
-            let found = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert_eq!(found.trim(), written, "{file}");
-            let procs = std::fs::read_to_string(path.with_file_name("cgroup.procs")).unwrap();
-            assert_eq!(procs.lines().count(), 1, "the container's process is alone in {}", path.display());
-        }
-    };
+    let look = |expected: &[V1Limit<'_>]| look_v1(&systemd, &sandbox, unit, expected);
     look(&[
         ("MemoryLimit", "67108864", "memory", "memory.limit_in_bytes", "67108864"),
         ("", "", "memory", "memory.soft_limit_in_bytes", "33554432"),
@@ -340,6 +348,37 @@ fn the_daemons_containers_are_scopes_too() {
     assert!(!scope.exists());
     assert_eq!(systemd.property(&sandbox, unit, "LoadState"), "not-found");
     assert!(sandbox.containers().is_empty());
+}
+
+/// By way of the daemon, limits are properties and files as well, before and after they are changed.
+#[test]
+fn the_daemons_limits_are_properties_and_files() {
+    let sandbox = Sandbox::new();
+    let systemd = Systemd::start_on(&sandbox, Layout::V1);
+    let mut bundle = bundle(&sandbox);
+    bundle.config["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 50 } });
+    bundle.write();
+    let (id, unit) = (sandbox.id("box"), "pre-box.scope");
+    let wrapper = systemd.wrapper();
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let daemon = Daemon::start_through(&sandbox, &wrapper, &["--cgroup-manager", "systemd"]);
+    let brood = |args: &[&str]| daemon.brood().args(args);
+    let look = |expected: &[V1Limit<'_>]| look_v1(&systemd, &sandbox, unit, expected);
+    brood(&["run", "-d", "--name", &id, "--bundle"]).arg(bundle.path()).run().ok();
+    look(&[
+        ("MemoryLimit", "67108864", "memory", "memory.limit_in_bytes", "67108864"),
+        ("TasksMax", "50", "pids", "pids.max", "50"),
+    ]);
+    brood(&["update", "--memory", "128m", "--pids-limit", "20", "--cpu-shares", "512", &id]).run().ok();
+    // What is set by hand is gone with it.
+    systemd.command(&sandbox, "systemctl").arg("daemon-reload").run().ok();
+    look(&[
+        ("MemoryLimit", "134217728", "memory", "memory.limit_in_bytes", "134217728"),
+        ("TasksMax", "20", "pids", "pids.max", "20"),
+        ("CPUShares", "512", "cpu", "cpu.shares", "512"),
+    ]);
+    brood(&["rm", "--force", &id]).run().ok();
+    assert_eq!(systemd.property(&sandbox, unit, "LoadState"), "not-found");
 }
 
 /// What a daemon needs is asked for before it goes to work.

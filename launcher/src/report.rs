@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! launched without park:   Execing, end of file                     the program runs
-//! before either, questions: RuntimeHooks or MapIds, whereupon the reader writes one byte
+//! before either, questions: Asked, whereupon the reader writes one byte
 //! created, then started:   Ready, end of file | (on the connection of `start`) Execing, end of file
 //! a step failed:           ... Failed { step, op, errno }, end of file
 //! a hook failed:           ... Said, Said, ..., Failed { step, op, errno }, end of file
@@ -28,15 +28,8 @@ pub enum Report {
     Ready,
     /// The next system call is execve(2); end of file after this record says that it succeeded.
     Execing,
-    /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run, and [`answer`] is to follow.
-    RuntimeHooks,
-    /// A mount is to get the identity maps of this number ([`crate::plan::AskedMaps`]), and [`answer`] is to follow.
-    MapIds {
-        /// Which.
-        number: u16,
-        /// The child's descriptor of the mount.
-        tree: RawFd,
-    },
+    /// The child waits for an [`answer`].
+    Asked(Question),
     /// A piece of what a hook that failed has written to its standard error.
     Said(Said),
     /// A step failed and the child is about to exit.
@@ -47,6 +40,20 @@ pub enum Report {
         op: Op,
         /// Why.
         errno: Errno,
+    },
+}
+
+/// What is to be done for a child that has no right to it, or not the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The namespaces are there: the `prestart` and `createRuntime` hooks are to run.
+    RuntimeHooks,
+    /// A mount is to get identity maps ([`crate::plan::AskedMaps`]).
+    MapIds {
+        /// Which maps.
+        number: u16,
+        /// The child's descriptor of the mount.
+        tree: RawFd,
     },
 }
 
@@ -205,8 +212,8 @@ impl Report {
         match self {
             Report::Ready => bytes[0] = 1,
             Report::Execing => bytes[0] = 2,
-            Report::RuntimeHooks => bytes[0] = 4,
-            Report::MapIds { number, tree } => {
+            Report::Asked(Question::RuntimeHooks) => bytes[0] = 4,
+            Report::Asked(Question::MapIds { number, tree }) => {
                 bytes[0] = 6;
                 bytes[2..4].copy_from_slice(&number.to_le_bytes());
                 bytes[4..8].copy_from_slice(&tree.to_le_bytes());
@@ -239,9 +246,9 @@ impl Report {
                 op: Op::from_code(bytes[1])?,
                 errno: Errno::from_raw_os_error(long),
             }),
-            4 => Some(Report::RuntimeHooks),
+            4 => Some(Report::Asked(Question::RuntimeHooks)),
             5 => Some(Report::Said(Said::of(bytes.get(2..2 + usize::from(bytes[1]))?))),
-            6 => Some(Report::MapIds { number: short, tree: long }),
+            6 => Some(Report::Asked(Question::MapIds { number: short, tree: long })),
             _ => None,
         }
     }
@@ -355,20 +362,6 @@ impl StepError {
     }
 }
 
-/// What a child waits for ([`answer`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// As [`Report::RuntimeHooks`].
-    RuntimeHooks,
-    /// As [`Report::MapIds`].
-    MapIds {
-        /// Which maps.
-        number: u16,
-        /// The child's descriptor of the mount.
-        tree: RawFd,
-    },
-}
-
 /// Lets a child go on, or fail where it is. Should it be gone meanwhile, its end of file says so.
 pub fn answer(status: &OwnedFd, result: Result<(), Errno>) {
     let byte = match result {
@@ -408,16 +401,12 @@ impl ReportReader {
     /// Whether the child waits for an [`answer`].
     #[must_use]
     pub fn is_asked(&self) -> bool {
-        matches!(self.last, Some(Report::RuntimeHooks | Report::MapIds { .. }))
+        matches!(self.last, Some(Report::Asked(_)))
     }
 
     /// What the child waits for, once.
     pub fn take_question(&mut self) -> Option<Question> {
-        let question = match self.last? {
-            Report::RuntimeHooks => Question::RuntimeHooks,
-            Report::MapIds { number, tree } => Question::MapIds { number, tree },
-            _ => return None,
-        };
+        let Some(Report::Asked(question)) = self.last else { return None };
         self.last = None;
         Some(question)
     }
@@ -476,7 +465,7 @@ impl ReportReader {
         match self.last {
             Some(Report::Execing) => Outcome::Running,
             Some(Report::Ready) => Outcome::Parked,
-            None | Some(Report::RuntimeHooks | Report::MapIds { .. } | Report::Said(_)) => Outcome::Vanished,
+            None | Some(Report::Asked(_) | Report::Said(_)) => Outcome::Vanished,
             Some(Report::Failed { step, op, errno }) => {
                 let (step, object) = describe(usize::from(step)).unwrap_or_else(|| ("unknown step", String::new()));
                 let said = one_line(String::from_utf8_lossy(&self.said).trim()).into_owned();
@@ -494,8 +483,10 @@ mod tests {
     fn reports_survive_the_wire() {
         let failed = |op| Report::Failed { step: 513, op, errno: Errno::NOENT };
         let said = [&b""[..], b"no", b"cannot"].map(|text| Report::Said(Said::of(text)));
-        let all = [Report::Ready, Report::Execing, Report::RuntimeHooks, Report::MapIds { number: 258, tree: 70_000 }]
+        let questions = [Question::RuntimeHooks, Question::MapIds { number: 258, tree: 70_000 }].map(Report::Asked);
+        let all = [Report::Ready, Report::Execing]
             .into_iter()
+            .chain(questions)
             .chain(said)
             .chain(Op::ALL.iter().map(|op| failed(*op)));
         for report in all {

@@ -11,12 +11,12 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure, ProgramArrays};
 use crate::plan::{Hook, HookKind, StateText};
-use crate::report::{Op, Report, SAID_BYTES_MAX, Said};
+use crate::report::{Op, Question, Report, SAID_BYTES_MAX, Said};
 use crate::sys::{self, CloneArgs, Cloned, Decimal};
 
 impl Child<'_> {
     pub(super) fn runtime_hooks(&self) -> Done {
-        self.ask(Report::RuntimeHooks, Op::AwaitHooks)
+        self.ask(Question::RuntimeHooks, Op::AwaitHooks)
     }
 
     /// Runs one hook to its end. Its standard input is a file in memory, and so is its standard error: however large the state

@@ -28,7 +28,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
 use crate::plan::{FdIndex, Plan, Step};
-use crate::report::{Op, Report};
+use crate::report::{Op, Question, Report};
 use crate::sys::{self, CStrArray};
 
 pub(crate) use mount::new_filesystem;
@@ -282,8 +282,8 @@ impl<'a> Child<'a> {
     }
 
     /// Asks whoever listens, and waits for the answer: [`crate::report::answer`].
-    fn ask(&self, question: Report, op: Op) -> Done {
-        self.report(question);
+    fn ask(&self, question: Question, op: Op) -> Done {
+        self.report(Report::Asked(question));
         let from = self.report_to.ok_or(Failure { op, errno: Errno::NOTCONN })?;
         match namespace::await_byte(from, op)? {
             0 => Ok(()),

@@ -12,7 +12,7 @@ use super::copy_up;
 use super::target::{open_inside, open_or_make, open_or_make_path};
 use super::{Child, Done, During, FIRST_OTHER_FD, Failure};
 use crate::plan::{FdIndex, FsParameter, IdMap, MountAttrs, Slot, Target, TargetKind, TreeSource};
-use crate::report::{Op, Report};
+use crate::report::{Op, Question};
 use crate::sys;
 
 /// Cuts the namespace off from the mounts it was copied from: what is mounted here must not appear on the host.
@@ -267,7 +267,7 @@ impl Child<'_> {
             IdMap::Own { namespace, recursive } => {
                 sys::mount_set_id_map(mount, recursive, self.fd(namespace)?).during(Op::IdMap)
             }
-            IdMap::Asked(number) => self.ask(Report::MapIds { number, tree: mount.as_raw_fd() }, Op::IdMap),
+            IdMap::Asked(number) => self.ask(Question::MapIds { number, tree: mount.as_raw_fd() }, Op::IdMap),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
 use brood_launcher::plan::{FdIndex, Namespace, NamespaceKind, Step};
-use brood_launcher::report::{self, REPORT_LEN, Report};
+use brood_launcher::report::{self, Question, REPORT_LEN, Report};
 use brood_launcher::spawn::{SpawnError, Spawned};
 use brood_launcher::state::ContainerDir;
 use brood_launcher::sys;
@@ -39,8 +39,8 @@ pub fn read(status: &OwnedFd) -> Option<Report> {
         last = Report::decode(bytes);
         // Either is refused where the answer is that there will be none.
         match last {
-            Some(Report::RuntimeHooks) => report::answer(status, Ok(())),
-            Some(Report::MapIds { .. }) => report::answer(status, Err(Errno::PERM)),
+            Some(Report::Asked(Question::RuntimeHooks)) => report::answer(status, Ok(())),
+            Some(Report::Asked(Question::MapIds { .. })) => report::answer(status, Err(Errno::PERM)),
             _ => {}
         }
     }

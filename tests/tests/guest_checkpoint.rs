@@ -178,6 +178,49 @@ fn mounts_and_namespaces_of_all_kinds_come_back() {
     Cmd::new("umount").arg(&shared).run().ok();
 }
 
+/// Where the host's mounts are shared, as systemd makes them, all volumes of one file system, and the root, are slaves of one
+/// mount, and are so again.
+#[test]
+#[ignore = "runs in the guest: tests/guest/run"]
+fn volumes_of_one_shared_mount_come_back() {
+    let container = up(|bundle| {
+        let place = bundle.path().parent().unwrap().to_owned();
+        Cmd::new("mount").arg("--bind").args([&place, &place]).run().ok();
+        Cmd::new("mount").arg("--make-shared").arg(&place).run().ok();
+        for directory in ["a/below", "b"] {
+            fs::create_dir_all(place.join(directory)).unwrap();
+        }
+        fs::write(place.join("b/mark"), "b").unwrap();
+        fs::write(place.join("file"), "file").unwrap();
+        for (to, of, options) in [
+            ("/a", "a", ["rbind", "rw"]),
+            ("/b", "b", ["bind", "ro"]),
+            ("/again", "a", ["bind", "ro"]),
+            ("/file", "file", ["bind", "rw"]),
+        ] {
+            let mount = json!({ "destination": to, "type": "bind", "source": place.join(of), "options": options });
+            config::add_mount(&mut bundle.config, mount);
+        }
+    });
+    let place = container.bundle.path().parent().unwrap();
+    let below = place.join("a/below");
+    let look = "cat /b/mark /file; touch /a/x && echo written; for i in /b /again; do touch $i/x 2>/dev/null || echo read-only; done; \
+        cat /a/below/later /again/below/later 2>/dev/null; true";
+    let exec = || container.oci(&["exec", &container.id, "sh", "-c", look]).run().ok();
+    assert_eq!(exec(), "bfilewritten\nread-only\nread-only\n");
+    for _ in 0..2 {
+        checkpoint(&container, &[]).run().ok();
+        goes_on(&container, &[]);
+        assert_eq!(exec(), "bfilewritten\nread-only\nread-only\n");
+        Cmd::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&below).run().ok();
+        fs::write(below.join("later"), "later").unwrap();
+        assert_eq!(exec(), "bfilewritten\nread-only\nread-only\nlaterlater");
+        Cmd::new("umount").arg(&below).run().ok();
+    }
+    away(&container);
+    Cmd::new("umount").arg(place).run().ok();
+}
+
 #[test]
 #[ignore = "runs in the guest: tests/guest/run"]
 fn namespaces_of_others_are_joined_again() {

@@ -4,7 +4,6 @@
 //! A bind mount's name is its `destination` as config.json writes it, so what stands behind it on restore is decided by
 //! config.json alone: no link in a root file system, and nothing in the images, can make it another (CVE-2026-119101 of runc).
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +11,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use super::mount_table::MountTable;
 use super::rpc::ExternalMount;
 use super::{CheckpointError, Result, kernel};
 
@@ -165,7 +165,7 @@ pub(super) fn standard_files(pid: i32) -> Result<Vec<String>> {
         let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
         let mount: u64 = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        (is_file && !inside.mounts.contains_key(&mount)).then(|| format!("file[{mount:x}:{:x}]", stat.st_ino))
+        (is_file && inside.mounts.place(mount).is_none()).then(|| format!("file[{mount:x}:{:x}]", stat.st_ino))
     };
     Ok((0..3).map(|number| name(number).unwrap_or_default()).collect())
 }
@@ -180,16 +180,14 @@ pub(super) fn is_file_name(name: &str) -> bool {
 /// The file system of a running container.
 struct Inside {
     root: OwnedFd,
-    /// Mount id to mount point (proc_pid_mountinfo(5)).
-    mounts: HashMap<u64, String>,
+    mounts: MountTable,
 }
 
 impl Inside {
     fn of(pid: i32) -> Result<Inside> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty());
-        let table = std::fs::read(format!("/proc/{pid}/mountinfo")).map_err(CheckpointError::Start)?;
-        let mounts = String::from_utf8_lossy(&table).lines().filter_map(parse_line).collect();
+        let mounts = MountTable::of(&pid.to_string()).map_err(CheckpointError::Start)?;
         Ok(Inside { root: root.map_err(kernel("root of the container"))?, mounts })
     }
 
@@ -205,34 +203,8 @@ impl Inside {
         let stat = rustix::fs::statx(&found, c"", AtFlags::EMPTY_PATH, wanted).map_err(kernel("statx"))?;
         let directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
         let is_root = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-        Ok(self.mounts.get(&stat.stx_mnt_id).filter(|_| is_root).map(|place| (place.clone(), directory)))
+        Ok(self.mounts.place(stat.stx_mnt_id).filter(|_| is_root).map(|place| (place.to_owned(), directory)))
     }
-}
-
-fn parse_line(line: &str) -> Option<(u64, String)> {
-    let mut fields = line.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    Some((id, unescape(fields.nth(3)?)))
-}
-
-/// Undoes `\040` for a blank, and the like.
-fn unescape(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -270,13 +242,6 @@ mod tests {
         for name in ["file[]", "file[1]", "file[1:]", "file[1:2]:x", "file[1:2:3]", "/file[1:2]", "file[g:1]", ""] {
             assert!(!is_file_name(name), "{name}");
         }
-    }
-
-    #[test]
-    fn a_line_of_mountinfo_gives_id_and_place() {
-        let line = r"36 35 98:0 /mnt1 /mnt\0402/x rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
-        assert_eq!(parse_line(line), Some((36, "/mnt 2/x".to_owned())));
-        assert_eq!(parse_line("nonsense"), None);
     }
 
     #[test]

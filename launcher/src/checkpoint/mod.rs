@@ -7,7 +7,7 @@
 //! └──── NOTIFY: "setup-namespaces" (hooks), "orphan-pts-master" (a terminal), "post-restore" (the pid), "status-ready", "post-dump"
 //! ```
 //!
-//! Reading order: `dump`, `restore`, `external` (what a container has from outside), `images` (directories that somebody
+//! Reading order: `dump`, `restore`, `external` (what a container has from outside), `mount_table`, `images` (directories that somebody
 //! else may have filled), `criu` (the process and the conversation), `rpc` (the messages), `log` (why it failed).
 //!
 //! Images hold whole processes with their privileges: whoever restores them trusts whoever made them, as with every
@@ -21,6 +21,7 @@ mod external;
 mod images;
 mod log;
 mod mount_points;
+mod mount_table;
 pub mod named;
 mod restore;
 mod rpc;

@@ -13,10 +13,11 @@ use super::criu::Criu;
 use super::dump::{common_opts, failure, utf8};
 use super::external::{self, EXTERNAL_NAMESPACES};
 use super::images::Directories;
+use super::mount_table::MountTable;
 use super::rpc::{InheritFd, JoinNamespace, Kind, Notify, Opts};
 use super::{CheckpointError, CriuVersion, RestoreOptions, Result, cgroups, kernel, mount_points};
 use crate::hooks::{self, Point};
-use crate::plan::Io;
+use crate::plan::{BindTree, Io};
 use crate::prepare::Reservation;
 use crate::report::errno_text;
 use crate::{plan, sys, zygote};
@@ -264,13 +265,17 @@ impl Stage {
 
     fn mount_binds(&self, reservation: &Reservation) -> Result<Vec<(usize, String)>> {
         let mut places = Vec::new();
-        for (position, tree) in plan::bind_trees(&reservation.spec, &reservation.bundle)? {
+        let mounts = MountTable::of("thread-self").map_err(CheckpointError::Start)?;
+        let wider = |source: &Path, recursive| mounts.slave_below(source, recursive);
+        for BindTree { position, tree, inside } in plan::bind_trees(&reservation.spec, &reservation.bundle, wider)? {
             let place = self.0.join(position.to_string());
             let mounted = mount_tree(&tree, &place).map_err(|errno| {
                 CheckpointError::config(format!("mounts[{position}]"), format!("mount for criu: {}", errno_text(errno)))
             });
             mounted?;
-            places.extend(utf8("state", &place)?.map(|place| (position, place)));
+            // A path that ends with a slash would be a directory's.
+            let source = if inside.as_os_str().is_empty() { place } else { place.join(inside) };
+            places.extend(utf8("state", &source)?.map(|source| (position, source)));
         }
         Ok(places)
     }

@@ -38,7 +38,7 @@ pub use defaults::{DefaultBundle, default_spec};
 pub use exec::{ExecOptions, build_exec};
 pub use id_maps::AskedMaps;
 pub use mount_options::known_options as known_mount_options;
-pub(crate) use mounts::bind_trees;
+pub(crate) use mounts::{BindTree, bind_trees};
 pub use step::Step;
 
 use crate::cgroup::Entrance;

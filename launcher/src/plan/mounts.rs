@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
 use rustix::fs::FileType;
@@ -181,12 +181,26 @@ pub(super) fn list(
     Ok(())
 }
 
-/// The bind mounts of a configuration alone, for a restore: position, and the tree with all that is asked of it. Those of
-/// what the container itself mounts have none.
+/// A bind mount of a configuration alone, for a restore.
+pub(crate) struct BindTree {
+    /// In `mounts`.
+    pub position: usize,
+    /// With all that is asked of it.
+    pub tree: OwnedFd,
+    /// What is to be mounted, below the tree's root.
+    pub inside: PathBuf,
+}
+
+/// The bind mounts of a configuration; those of what the container itself mounts are none. `wider` may give a tree that holds a
+/// source, alone or with all that is mounted below it, and where it is in there.
 ///
 /// # Errors
 /// As [`super::build`]'s.
-pub(crate) fn bind_trees(spec: &Spec, bundle: &Path) -> Result<Vec<(usize, OwnedFd)>, PlanError> {
+pub(crate) fn bind_trees(
+    spec: &Spec,
+    bundle: &Path,
+    wider: impl Fn(&Path, bool) -> Option<(PathBuf, PathBuf)>,
+) -> Result<Vec<BindTree>, PlanError> {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     let own_users = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
     let names = RootNames::of(spec, bundle);
@@ -195,15 +209,20 @@ pub(crate) fn bind_trees(spec: &Spec, bundle: &Path) -> Result<Vec<(usize, Owned
     for (position, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = format!("mounts[{position}]");
         let no_options = Vec::new();
-        let options = Options::parse(&format!("{field}.options"), mount.options().as_ref().unwrap_or(&no_options))?;
+        let mut options = Options::parse(&format!("{field}.options"), mount.options().as_ref().unwrap_or(&no_options))?;
         if options.remount || !(options.bind || mount.typ().as_deref() == Some("bind")) {
             continue;
         }
-        let mut launch = Launch::default();
-        let entry = Entry { field: &field, index: 0, destination: mount.destination(), mount };
+        let (mut launch, mut mount, mut inside) = (Launch::default(), mount.clone(), PathBuf::new());
+        let source = mount.source().as_ref().filter(|_| !options.source_no_follow).map(|source| bundle.join(source));
+        if let Some((whole, rest)) = source.and_then(|source| wider(&source, options.recursive_bind)) {
+            mount.set_source(Some(whole));
+            (options.recursive_bind, inside) = (false, rest);
+        }
+        let entry = Entry { field: &field, index: 0, destination: mount.destination(), mount: &mount };
         let step = binds.step(&entry, &options, &mut launch, &[])?;
         if matches!(step, Step::MountTree { source: TreeSource::Opened(_), .. }) {
-            trees.extend(launch.fds.pop().map(|tree| (position, tree)));
+            trees.extend(launch.fds.pop().map(|tree| BindTree { position, tree, inside }));
         }
     }
     Ok(trees)

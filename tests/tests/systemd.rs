@@ -352,7 +352,7 @@ fn the_daemons_containers_are_scopes_too() {
 
 /// By way of the daemon, limits are properties and files as well, before and after they are changed.
 #[test]
-fn the_daemons_limits_are_properties_and_files() {
+fn limits_through_the_daemon_are_properties_and_files() {
     let sandbox = Sandbox::new();
     let systemd = Systemd::start_on(&sandbox, Layout::V1);
     let mut bundle = bundle(&sandbox);

@@ -81,7 +81,6 @@ fn crun_s_form_of_maps() {
     );
 }
 
-/// In a container with a user namespace the child could not map a mount of the host's; the planner does.
 fn in_user_namespace(bundle: &mut Bundle) {
     bundle.config["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
     bundle.config["linux"]["gidMappings"] = bundle.config["linux"]["uidMappings"].clone();
@@ -91,6 +90,7 @@ fn in_user_namespace(bundle: &mut Bundle) {
     config::add_namespace(&mut bundle.config, "network");
 }
 
+/// In a container with a user namespace the child could not map a mount of the host's; the planner does.
 #[test]
 fn the_maps_of_the_container() {
     in_bundle(

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::mount_table::MountTable;
 use super::rpc::ExternalMount;
 use super::{CheckpointError, Result, kernel};
+use crate::config::has_namespace;
 
 /// The name of all masked files, as with runc.
 const MASK: &str = "/dev/null";
@@ -111,8 +112,7 @@ pub(super) fn to_restore(spec: &Spec, trees: &[(usize, String)]) -> Result<Vec<E
 /// # Errors
 /// [`CheckpointError::Config`]
 pub(super) fn insist_own_mounts(spec: &Spec) -> Result<()> {
-    let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    if list.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
+    if has_namespace(spec, LinuxNamespaceType::Mount) {
         return Ok(());
     }
     Err(CheckpointError::config(

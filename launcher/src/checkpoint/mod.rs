@@ -7,8 +7,9 @@
 //! └──── NOTIFY: "setup-namespaces" (hooks), "orphan-pts-master" (a terminal), "post-restore" (the pid), "status-ready", "post-dump"
 //! ```
 //!
-//! Reading order: `dump`, `restore`, `external` (what a container has from outside), `mount_table`, `images` (directories that somebody
-//! else may have filled), `criu` (the process and the conversation), `rpc` (the messages), `log` (why it failed).
+//! Reading order: `dump`, `restore`, `external` (what a container has from outside), `mount_table` (which mount a path lies on),
+//! `images` (directories that somebody else may have filled), `criu` (the process and the conversation), `rpc` (the messages),
+//! `log` (why it failed).
 //!
 //! Images hold whole processes with their privileges: whoever restores them trusts whoever made them, as with every
 //! runtime. What is kept from them is the host: CRIU reads and writes no file but those of the directories that were named,

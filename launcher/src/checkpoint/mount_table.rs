@@ -16,7 +16,7 @@ struct Entry {
 }
 
 impl MountTable {
-    /// Those of a process; `self` or a number.
+    /// Those of a process, by its name in /proc: a pid, or `thread-self`.
     ///
     /// # Errors
     /// As open(2) and read(2).
@@ -45,8 +45,8 @@ impl MountTable {
         let mount = self.find(stat.stx_mnt_id).filter(|mount| mount.is_slave)?;
         let rest = source.strip_prefix(&mount.place).ok().filter(|rest| !rest.as_os_str().is_empty())?;
         let comes_along = |entry: &Entry| recursive && Path::new(&entry.place).starts_with(&source);
-        let all = self.0.iter().any(comes_along);
-        (!all).then(|| (PathBuf::from(&mount.place), rest.to_owned()))
+        let alone = !self.0.iter().any(comes_along);
+        alone.then(|| (PathBuf::from(&mount.place), rest.to_owned()))
     }
 }
 

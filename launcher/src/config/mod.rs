@@ -35,6 +35,7 @@ pub(crate) use error::{one_line, quote};
 pub use id::{IdError, MAX_ID_BYTES, check_id};
 pub use parse::parse;
 pub use unsupported::check_supported;
+pub(crate) use validate::has_namespace;
 pub use validate::{list_mask, sysctl_path, validate};
 
 /// The name of the file in a bundle.

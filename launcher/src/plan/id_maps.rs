@@ -1,4 +1,4 @@
-//! Identity maps: of the container's user namespace and of single mounts.
+//! Identity maps: of the container's user namespace and of single mounts, and those that a child asks its launcher for.
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,6 +10,7 @@ use rustix::process::PidfdGetfdFlags;
 use super::build::PlanError;
 use super::mount_options::{IdMapOption, Options};
 use super::{IdMap, IdMaps, Launch};
+use crate::config::has_namespace;
 use crate::report::errno_text;
 use crate::{sys, userns};
 
@@ -180,9 +181,7 @@ impl AskedMaps {
 
 /// Whether a child may have to ask for identity maps.
 pub(super) fn may_be_asked(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let own_users = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
-    own_users && spec.mounts().iter().flatten().any(is_mapped)
+    has_namespace(spec, LinuxNamespaceType::User) && spec.mounts().iter().flatten().any(is_mapped)
 }
 
 fn is_mapped(mount: &Mount) -> bool {

@@ -18,6 +18,7 @@ use super::{
     enabled, id_maps,
 };
 use crate::cgroup::Cgroups;
+use crate::config::has_namespace;
 use crate::sys;
 
 /// The coming root, for look-ups that happen before the clone (passwd).
@@ -201,8 +202,7 @@ pub(crate) fn bind_trees(
     bundle: &Path,
     wider: impl Fn(&Path, bool) -> Option<(PathBuf, PathBuf)>,
 ) -> Result<Vec<BindTree>, PlanError> {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let own_users = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    let own_users = has_namespace(spec, LinuxNamespaceType::User);
     let names = RootNames::of(spec, bundle);
     let mut binds = Binds { spec, bundle, root: &names, own_users, mapped: id_maps::Namespaces::new(spec, None) };
     let mut trees = Vec::new();
@@ -214,7 +214,9 @@ pub(crate) fn bind_trees(
             continue;
         }
         let (mut launch, mut mount, mut inside) = (Launch::default(), mount.clone(), PathBuf::new());
-        let source = mount.source().as_ref().filter(|_| !options.source_no_follow).map(|source| bundle.join(source));
+        // What is to stay a link is not looked for where it leads.
+        let follows = !options.source_no_follow && !options.copy_symlink;
+        let source = mount.source().as_ref().filter(|_| follows).map(|source| bundle.join(source));
         if let Some((whole, rest)) = source.and_then(|source| wider(&source, options.recursive_bind)) {
             mount.set_source(Some(whole));
             (options.recursive_bind, inside) = (false, rest);

@@ -88,7 +88,8 @@ fn uts_name(field: &str, name: Option<&str>, spec: &Spec) -> Result<(), ConfigEr
     Ok(())
 }
 
-fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+/// Whether the container gets a namespace of this kind, new or joined.
+pub(crate) fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|list| list.iter().any(|namespace| namespace.typ() == kind))
 }

@@ -15,6 +15,7 @@ mod idle;
 mod interrupt;
 mod launch;
 mod machine;
+mod memory;
 mod processes;
 mod report;
 mod scale;

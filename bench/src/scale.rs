@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::processes::{self, Usage};
 use crate::session::{self, Session};
 use crate::stats::{Summary, micros};
-use crate::{interrupt, report};
+use crate::{interrupt, memory, report};
 
 /// How long all exits, or a supervisor, may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -38,6 +38,9 @@ pub struct Options {
     /// Starts and exits that are timed at each of them, in turns with the floor
     #[arg(short, long = "count", value_name = "COUNT", default_value_t = 50)]
     n: usize,
+    /// Do not fetch memory from the hypervisor before starts are timed
+    #[arg(long)]
+    cold_memory: bool,
     /// Where the JSON file goes
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -62,6 +65,8 @@ struct Outcome {
 #[derive(Debug, Serialize)]
 struct Stage {
     containers: usize,
+    /// What it took to fetch a page of memory that the kernel had no use for, in microseconds.
+    page_us: Option<f64>,
     processes: Vec<Usage>,
     floor: Summary,
     start: Summary,
@@ -107,7 +112,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     counts.sort_unstable();
     let mut stages = Vec::new();
     for count in counts {
-        stages.push(node.stage(count, options.n, &mut floor).with_context(|| format!("at {count} containers"))?);
+        stages.push(node.stage(count, options, &mut floor).with_context(|| format!("at {count} containers"))?);
     }
     let all_exits_ms = node.end_all()?;
     let processes = processes::of_daemon(node.daemon.keeper()?)?;
@@ -124,12 +129,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 impl Node {
-    fn stage(&mut self, count: usize, n: usize, floor: &mut Floor) -> Result<Stage> {
+    fn stage(&mut self, count: usize, options: &Options, floor: &mut Floor) -> Result<Stage> {
+        let n = options.n;
         while self.up < count {
             ensure!(!interrupt::requested(), "interrupted");
             self.up += 1;
             self.start(self.up)?;
         }
+        let page_us = (!options.cold_memory).then(memory::fetch).transpose()?;
         let (mut floors, mut starts, mut exits) = (Vec::new(), Vec::new(), Vec::new());
         let first = self.up + 1;
         for turn in 0..n {
@@ -155,6 +162,7 @@ impl Node {
         let start_after_removal = sum(&after_removals)?;
         Ok(Stage {
             containers: count,
+            page_us,
             processes,
             floor,
             start,
@@ -299,6 +307,11 @@ fn print(outcome: &Outcome) -> Result<()> {
             "{} to {}: {pss:.0} bytes PSS and {descriptors:.2} descriptors per container",
             pair[0].containers, pair[1].containers
         )?;
+    }
+    for Stage { containers, page_us, .. } in &outcome.stages {
+        if let Some(page_us) = page_us {
+            writeln!(out, "among {containers}: fetching a page of memory before that took {page_us:.1} us")?;
+        }
     }
     let Outcome { all_exits_ms, descriptors_after, .. } = outcome;
     writeln!(out, "all killed at once: the last exit is told after {all_exits_ms:.0} ms")?;

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use brood_launcher::cgroup::{Cgroups, OomWatch};
+use brood_launcher::cgroup::{Cgroups, OomWatch, OutOfMemory};
 use rustix::event::EventfdFlags;
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -119,11 +119,11 @@ impl OomNotices {
         }
     }
 
-    /// Whether it has run out of memory since that was last told.
-    fn is_news(&self, instance: Instance) -> bool {
+    /// Whether it has run out of memory since that was last told, with what its counter says now, if that was just read.
+    fn is_news(&self, instance: Instance, read: Option<OutOfMemory>) -> bool {
         let mut containers = self.containers.borrow_mut();
         let Some(watched) = containers.watched.get_mut(&instance) else { return false };
-        let now = watched.cgroups.out_of_memory_count().unwrap_or(0);
+        let now = read.or_else(|| watched.cgroups.out_of_memory()).unwrap_or_default().count();
         let news = now > watched.told;
         watched.told = watched.told.max(now);
         news
@@ -191,8 +191,8 @@ impl Supervisor {
 
     /// The same of one that was taken over. What an earlier supervisor may not have told is told now.
     pub(super) fn watch_adopted_memory(self: &Rc<Self>, instance: Instance, id: &str, cgroups: &Cgroups) {
-        let told = if self.journal.borrow().tells_of_oom(id) { cgroups.out_of_memory_count() } else { None };
-        self.oom.enter(instance, cgroups.clone(), told.unwrap_or(0));
+        let told = if self.journal.borrow().tells_of_oom(id) { cgroups.out_of_memory() } else { None };
+        self.oom.enter(instance, cgroups.clone(), told.unwrap_or_default().count());
     }
 
     /// The cgroups, or the limits, have changed.
@@ -211,9 +211,10 @@ impl Supervisor {
         }
     }
 
-    /// Tells that a container is out of memory, if it is and that was not told. True when it was.
-    pub(super) fn tell_oom(self: &Rc<Self>, instance: Instance) -> bool {
-        let news = self.oom.is_news(instance);
+    /// Tells that a container is out of memory, if it is and that was not told. True when it was. `read` is what its
+    /// counter says, if that was just read.
+    pub(super) fn tell_oom(self: &Rc<Self>, instance: Instance, read: Option<OutOfMemory>) -> bool {
+        let news = self.oom.is_news(instance, read);
         if news {
             self.event(instance, Event::OutOfMemory);
         }
@@ -235,7 +236,7 @@ impl Supervisor {
 
     /// True when at least one of them was told.
     fn tell_all_oom(self: &Rc<Self>, about: &[Instance]) -> bool {
-        about.iter().filter(|instance| self.tell_oom(**instance)).count() > 0
+        about.iter().filter(|instance| self.tell_oom(**instance, None)).count() > 0
     }
 
     async fn look_again(self: Rc<Self>, about: Vec<Instance>) {

@@ -242,7 +242,7 @@ impl Supervisor {
         }
         if let Some(container) = adopted.last() {
             self.watch_adopted_memory(container.instance, &id, &cgroups);
-            let _ = self.tell_oom(container.instance);
+            let _ = self.tell_oom(container.instance, None);
         }
         for adopted in &adopted {
             match adopted.event() {

@@ -96,17 +96,20 @@ impl Supervisor {
         let Some((container, is_init)) = self.container_of(instance) else {
             return self.event(instance, Event::Exited(exit));
         };
-        if self.tell_oom(container) {
+        let cgroups = self.cgroups_of(container).unwrap_or_default();
+        let memory = if is_init {
+            let totals = cgroups.totals();
+            (exit.memory_peak, exit.cpu_total_ns, exit.pressure) = (totals.memory_peak, totals.cpu_ns, totals.pressure);
+            totals.out_of_memory
+        } else {
+            cgroups.out_of_memory()
+        };
+        if self.tell_oom(container, memory) {
             // Told first, and so with the earlier time.
             exit.time_ns = exit.time_ns.max(now_ns());
         }
-        let cgroups = self.cgroups_of(container).unwrap_or_default();
-        if is_init {
-            let totals = cgroups.totals();
-            (exit.memory_peak, exit.cpu_total_ns, exit.pressure) = (totals.memory_peak, totals.cpu_ns, totals.pressure);
-        }
         if is_init || exit.signal == Some(libc::SIGKILL as u8) {
-            exit.oom_killed = cgroups.oom_kills().is_some_and(|kills| kills > 0);
+            exit.oom_killed = memory.is_some_and(|memory| memory.kills > 0);
         }
         self.event(instance, Event::Exited(exit));
     }

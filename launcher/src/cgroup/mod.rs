@@ -44,7 +44,7 @@ pub(crate) use host::ID_BYTES_MAX;
 pub use host::{Hierarchy, Host};
 pub use limits::{LimitError, Limits};
 pub use settings::{Setting, io_weight, settings, weight_of_shares};
-pub use stats::{OomWatch, Stats};
+pub use stats::{OomWatch, OutOfMemory, Stats};
 use systemd::Scope;
 pub(crate) use systemd::ScopeOrder;
 pub use systemd::{Anchor, SUPPORTED as SYSTEMD_SUPPORTED, ScopeError, reach as reach_systemd};

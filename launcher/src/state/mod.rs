@@ -437,9 +437,12 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut name = std::ffi::OsString::from(".new.");
     name.push(path.file_name().unwrap_or_default());
     let temporary = path.with_file_name(name);
-    // What a killed predecessor left goes first; a link that somebody put there is never followed.
-    let _ = std::fs::remove_file(&temporary);
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+    let create = || std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+    let file = create().or_else(|error| match error.kind() {
+        // What a killed predecessor left; or a link that somebody put there, which is never followed.
+        std::io::ErrorKind::AlreadyExists => std::fs::remove_file(&temporary).and_then(|()| create()),
+        _ => Err(error),
+    });
     let written = file.and_then(|mut file| file.write_all(bytes)).and_then(|()| std::fs::rename(&temporary, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&temporary);

@@ -113,7 +113,7 @@ impl Memory {
         };
         let mut memory = Memory { watch, notices, flags, kills: 0 };
         memory.arm();
-        memory.kills = cgroups.oom_kills().unwrap_or_default();
+        memory.kills = kills(cgroups);
         Ok(Some(memory))
     }
 
@@ -135,11 +135,15 @@ impl Memory {
         if let OomWatch::Eventfd(directory) = &self.watch {
             return notices > 0 && directory.exists();
         }
-        let kills = cgroups.oom_kills().unwrap_or_default();
+        let kills = kills(cgroups);
         let more = kills > self.kills;
         self.kills = kills;
         more
     }
+}
+
+fn kills(cgroups: &Cgroups) -> u64 {
+    cgroups.out_of_memory().unwrap_or_default().kills
 }
 
 /// False when nobody reads any more.

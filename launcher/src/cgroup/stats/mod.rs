@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 
 pub use oom::OomWatch;
 pub use parse::FlatMap;
-pub use totals::Totals;
+pub use totals::{OutOfMemory, Totals};
 
 use self::read::Files;
 use super::{Cgroups, Version};
@@ -293,23 +293,6 @@ impl Cgroups {
             }
         }
         stats
-    }
-
-    /// How many of the container's processes were killed for memory. With cgroup v2 those in cgroups below its own count
-    /// too (`memory.events`), with v1 they do not (`memory.oom_control`).
-    #[must_use]
-    pub fn oom_kills(&self) -> Option<u64> {
-        let directory = self.with("memory")?;
-        let file = if directory.version == Version::V2 { "memory.events" } else { "memory.oom_control" };
-        parse::value(Files::open(&directory.path)?.read(file)?, "oom_kill")
-    }
-
-    /// Most memory that was ever in use, in bytes (on v2: Linux 5.19).
-    #[must_use]
-    pub fn memory_peak(&self) -> Option<u64> {
-        let directory = self.with("memory")?;
-        let v2 = directory.version == Version::V2;
-        Files::open(&directory.path)?.number(if v2 { "memory.peak" } else { "memory.max_usage_in_bytes" })
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::super::{CgroupError, Cgroups, Version, failed};
 
-/// What to wait for. Either way a notice says only that it is time to look at [`Cgroups::oom_kills`] again: v2's come for
+/// What to wait for. Either way a notice says only that it is time to look at [`Cgroups::out_of_memory`] again: v2's come for
 /// other counters of the file as well, v1's come before the kill, and once more when the cgroup is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OomWatch {

@@ -87,7 +87,7 @@ fn what_is_gone_or_was_never_there_has_no_figures() {
     };
     let cgroups = Cgroups { directories: vec![gone], scope: None };
     assert_eq!(cgroups.stats(), Stats::default());
-    assert_eq!((cgroups.oom_kills(), cgroups.memory_peak()), (None, None));
+    assert_eq!((cgroups.out_of_memory(), cgroups.totals()), (None, Totals::default()));
 }
 
 #[test]
@@ -98,14 +98,18 @@ fn a_live_cgroup_tells_what_its_process_uses() {
     let stats = cgroups.stats();
     let memory = stats.memory.expect("the memory controller is somewhere");
     assert!(memory.cache().is_some() && memory.usage.bound().is_none(), "{memory:?}");
-    assert_eq!((memory.oom_kills, cgroups.oom_kills()), (Some(0), Some(0)));
+    assert_eq!((memory.oom_kills, cgroups.out_of_memory()), (Some(0), Some(OutOfMemory::default())));
     assert!(stats.cpu.is_some());
     assert_eq!(stats.pids, Some(PidsStats { current: 1, limit: None }));
     drop(child.stdin.take());
     child.wait().unwrap();
     let ended = cgroups.stats();
     assert_eq!(ended.pids.unwrap().current, 0);
-    assert!(ended.cpu.unwrap().total_ns > 0);
+    let cpu = ended.cpu.map(|cpu| cpu.total_ns);
+    assert!(cpu > Some(0));
+    let totals = cgroups.totals();
+    assert_eq!((totals.memory_peak, totals.out_of_memory), (ended.memory.unwrap().usage.peak, cgroups.out_of_memory()));
+    assert_eq!(totals.cpu_ns, cpu);
     let watch = cgroups.oom_watch().unwrap();
     assert!(cgroups.oom_watch_path().unwrap().is_file());
     let event = watch.eventfd().unwrap();

@@ -1,4 +1,5 @@
-//! What a container took in its whole life, read in few files once its init process has ended.
+//! What a container took in its whole life, read in few files once its init process has ended: this is on the path of every
+//! exit.
 
 use super::read::Files;
 use super::{Cgroups, Version, parse};
@@ -9,18 +10,49 @@ use crate::state::PressureTotals;
 pub struct Totals {
     /// Most memory in use, in bytes (on v2: Linux 5.19).
     pub memory_peak: Option<u64>,
+    /// How it ran out of memory.
+    pub out_of_memory: Option<OutOfMemory>,
     /// Processor time.
     pub cpu_ns: Option<u64>,
     /// Times of waiting.
     pub pressure: Option<PressureTotals>,
 }
 
+/// How a container ran out of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// How many of its processes were killed for memory. With cgroup v2 those in cgroups below its own count too
+    /// (`memory.events`), with v1 they do not (`memory.oom_control`).
+    pub kills: u64,
+    /// Whether processes wait for memory now, with the killer disabled; cgroup v1 only.
+    pub waits: bool,
+}
+
+impl OutOfMemory {
+    /// Whenever this is more than it was, the container has run out of memory once more.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.kills + u64::from(self.waits)
+    }
+}
+
 impl Cgroups {
-    /// Reads them, on a hybrid host from both versions.
+    /// Reads all of them, on a hybrid host from both versions: each directory and each file is opened once.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals { memory_peak: self.memory_peak(), ..Totals::default() };
-        if let Some(mut files) = self.unified().and_then(|directory| Files::open(&directory.path)) {
+        let mut totals = Totals::default();
+        let unified = self.unified();
+        if let Some(directory) = self.with("memory").filter(|directory| directory.version == Version::V1)
+            && let Some(mut files) = Files::open(&directory.path)
+        {
+            totals.read_memory(&mut files, Version::V1);
+        }
+        if let Some(directory) = unified
+            && let Some(mut files) = Files::open(&directory.path)
+        {
+            if directory.has("memory") {
+                totals.read_memory(&mut files, Version::V2);
+            }
             totals.cpu_ns = files.read("cpu.stat").and_then(parse::cpu_stat).map(|cpu| cpu.total_ns);
             totals.pressure = pressure(&mut files);
         } else if let Some(directory) = self.with("cpuacct") {
@@ -29,14 +61,11 @@ impl Cgroups {
         totals
     }
 
-    /// [`Cgroups::oom_kills`], and on cgroup v1 one more while processes wait for memory with the killer disabled. Whenever it is more than it was, the container has run out of memory once more.
+    /// Reads [`Totals::out_of_memory`] alone.
     #[must_use]
-    pub fn out_of_memory_count(&self) -> Option<u64> {
-        let directory = self.with("memory").filter(|directory| directory.version == Version::V1);
-        let Some(directory) = directory else { return self.oom_kills() };
-        let mut files = Files::open(&directory.path)?;
-        let text = files.read("memory.oom_control")?;
-        Some(parse::value(text, "oom_kill")? + parse::value(text, "under_oom").unwrap_or(0))
+    pub fn out_of_memory(&self) -> Option<OutOfMemory> {
+        let directory = self.with("memory")?;
+        out_of_memory(&mut Files::open(&directory.path)?, directory.version)
     }
 
     /// Whether the container's memory has a limit of its own.
@@ -48,6 +77,28 @@ impl Cgroups {
         let limit = Files::open(&directory.path).and_then(|mut files| files.number(file));
         super::Counter { limit, ..super::Counter::default() }.bound().is_some()
     }
+}
+
+impl Totals {
+    fn read_memory(&mut self, files: &mut Files, version: Version) {
+        self.memory_peak = files.number(match version {
+            Version::V2 => "memory.peak",
+            Version::V1 => "memory.max_usage_in_bytes",
+        });
+        self.out_of_memory = out_of_memory(files, version);
+    }
+}
+
+fn out_of_memory(files: &mut Files, version: Version) -> Option<OutOfMemory> {
+    let file = match version {
+        Version::V2 => "memory.events",
+        Version::V1 => "memory.oom_control",
+    };
+    let text = files.read(file)?;
+    Some(OutOfMemory {
+        kills: parse::value(text, "oom_kill")?,
+        waits: parse::value(text, "under_oom").is_some_and(|waits| waits > 0),
+    })
 }
 
 fn pressure(files: &mut Files) -> Option<PressureTotals> {

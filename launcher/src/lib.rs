@@ -42,5 +42,6 @@ pub mod zygote;
 
 mod child;
 mod middle;
+mod mountinfo;
 mod netlink;
 mod parent;

@@ -30,15 +30,16 @@ fn parameter(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
 }
 
-/// xorshift64*: everything that is drawn follows from the seed.
+/// SplitMix64: everything that is drawn follows from the seed, and one seed's from no other's.
 struct Random(u64);
 
 impl Random {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 33) % bound
     }
 }
 
@@ -180,7 +181,7 @@ impl Chaos<'_> {
     }
 
     fn work(&self, worker: u64) {
-        let mut random = Random(self.seed.wrapping_mul(31).wrapping_add(worker + 1) | 1);
+        let mut random = Random(self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(worker + 1));
         let long = self.sandbox.id(&format!("long{worker}"));
         while self.brood().args(["run", "-d", "--name", &long, "sleep", "100000"]).run().code() != 0 {}
         let mut number = 0;
@@ -242,7 +243,7 @@ impl Chaos<'_> {
 
     /// Kills until there were enough kills. How long nobody answered after each end of a supervisor.
     fn kill(&self, kills: usize) -> (Ends, Vec<Duration>) {
-        let mut random = Random(self.seed | 1);
+        let mut random = Random(self.seed);
         let (mut ends, mut answers) = (Ends::default(), Vec::new());
         // Whether the supervisor's children go to the keeper when it dies.
         let mut kept = true;

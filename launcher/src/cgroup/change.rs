@@ -11,6 +11,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 
 use super::directory::processes;
+use super::membership;
 use super::{CgroupError, Cgroups, Directory, Host, LimitError, Limits, ScopeError, Version, failed};
 
 /// How often processes are listed anew and moved: whoever forks meanwhile leaves its child behind.
@@ -122,8 +123,11 @@ impl Cgroups {
     /// Moves the container's processes, or none of them.
     fn move_to(&self, new: &[Directory]) -> Result<(), CgroupError> {
         let pids = self.processes()?;
+        let place = |directory: &Directory, pid: &i32| {
+            directory.place_in(&membership::of(pid)).map(|place| directory.mount_point.join(place))
+        };
         let from: Vec<Option<PathBuf>> =
-            new.iter().map(|directory| pids.iter().find_map(|pid| directory.place_of(*pid))).collect();
+            new.iter().map(|directory| pids.iter().find_map(|pid| place(directory, pid))).collect();
         let moved = new.iter().try_for_each(|directory| self.move_all(&directory.path));
         if moved.is_err() {
             for (directory, from) in new.iter().zip(&from) {
@@ -170,17 +174,5 @@ fn is_zombie(pid: i32) -> bool {
 fn remove(new: &[Directory]) {
     for directory in new {
         let _ = directory.clear(std::time::Instant::now() + PATIENCE);
-    }
-}
-
-impl Directory {
-    /// Where a process is in this directory's hierarchy.
-    fn place_of(&self, pid: i32) -> Option<PathBuf> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let relative = text.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            controllers.split(',').any(|controller| self.has(controller)).then_some(path)
-        })?;
-        Some(self.mount_point.join(relative.trim_start_matches('/')))
     }
 }

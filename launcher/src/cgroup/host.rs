@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::membership::{self, Membership};
 use super::{Directory, Version};
-use crate::rootless;
+use crate::{mountinfo, rootless};
 
 /// The host's hierarchies, those that we may not write to left out.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +34,7 @@ impl Host {
     pub fn find() -> &'static Host {
         static FOUND: OnceLock<Host> = OnceLock::new();
         FOUND.get_or_init(|| {
-            let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-            let mut host = Host::parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+            let mut host = Host::read();
             for hierarchy in host.hierarchies.iter_mut().filter(|hierarchy| hierarchy.version == Version::V2) {
                 hierarchy.settle();
             }
@@ -50,41 +50,40 @@ impl Host {
     pub fn whole() -> &'static Host {
         static FOUND: OnceLock<Host> = OnceLock::new();
         FOUND.get_or_init(|| {
-            let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-            let mut host = Host::parse(&read(Path::new("/proc/self/mountinfo")), &read(Path::new("/proc/self/cgroup")));
+            let mut host = Host::read();
             if rootless::is_ordinary() {
                 host.hierarchies.retain(|hierarchy| hierarchy.version == Version::V2);
             }
             for hierarchy in &mut host.hierarchies {
                 hierarchy.base = hierarchy.mount_point.to_path_buf();
                 if hierarchy.version == Version::V2 {
-                    let controllers = read(&hierarchy.mount_point.join("cgroup.controllers"));
-                    hierarchy.controllers = words(&controllers);
+                    let controllers = std::fs::read_to_string(hierarchy.mount_point.join("cgroup.controllers"));
+                    hierarchy.controllers = words(&controllers.unwrap_or_default());
                 }
             }
             host
         })
     }
 
+    fn read() -> Host {
+        Host::parse(&mountinfo::own(), &membership::of("self"))
+    }
+
     /// From `/proc/self/mountinfo` and `/proc/self/cgroup` (proc_pid_mountinfo(5), cgroups(7)).
-    pub(super) fn parse(mountinfo: &str, own: &str) -> Host {
+    pub(super) fn parse(table: &str, own: &str) -> Host {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
-        for line in mountinfo.lines() {
-            let Some((before, after)) = line.split_once(" - ") else { continue };
-            let mut before = before.split(' ').skip(3);
-            let (Some(mounted), Some(mount_point)) = (before.next(), before.next()) else { continue };
-            let mut after = after.split(' ');
-            let (version, options) = match (after.next(), after.nth(1).unwrap_or_default()) {
-                (Some("cgroup2"), _) => (Version::V2, ""),
-                (Some("cgroup"), options) => (Version::V1, options),
+        for mount in mountinfo::mounts(table) {
+            let version = match mount.fs_type {
+                "cgroup2" => Version::V2,
+                "cgroup" => Version::V1,
                 _ => continue,
             };
-            let Some((controllers, path)) = own.lines().find_map(|line| own_cgroup(line, version, options)) else {
-                continue;
-            };
-            let mount_point: Arc<Path> = Path::new(mount_point).into();
+            let is_its = |own: &Membership<'_>| own.is_of_mount(version, mount.fs_options);
+            let Some(own) = membership::memberships(own).find(is_its) else { continue };
+            let controllers = own.controllers().map(str::to_owned).collect();
+            let mount_point: Arc<Path> = Path::new(&*mount.place).into();
             // Only a part of the hierarchy may be mounted (in a container).
-            let path = path.strip_prefix(mounted.trim_end_matches('/')).unwrap_or_default();
+            let path = own.path.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or_default();
             let base = mount_point.join(path.trim_start_matches('/'));
             let hierarchy = Hierarchy { version, mount_point, base, controllers };
             // A hierarchy may be mounted twice; the first is as good as any.
@@ -128,21 +127,6 @@ impl Host {
     pub fn hierarchies(&self) -> impl Iterator<Item = &Hierarchy> {
         self.hierarchies.iter()
     }
-}
-
-/// A line of `/proc/self/cgroup`, if it is that of the hierarchy with these mount options: its controllers and our place.
-fn own_cgroup<'a>(line: &'a str, version: Version, options: &str) -> Option<(Arc<[String]>, &'a str)> {
-    let (number, rest) = line.split_once(':')?;
-    let (controllers, path) = rest.split_once(':')?;
-    let ours = match version {
-        Version::V2 => number == "0" && controllers.is_empty(),
-        Version::V1 => {
-            let mut names = controllers.split(',').filter(|name| !name.is_empty()).peekable();
-            names.peek().is_some() && names.all(|name| options.split(',').any(|option| option == name))
-        }
-    };
-    let controllers = controllers.split(',').filter(|name| !name.is_empty() && !name.starts_with("name="));
-    ours.then(|| (controllers.map(str::to_owned).collect(), path))
 }
 
 impl Hierarchy {

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal};
 
 use super::directory::processes;
 use super::events::Events;
+use super::membership;
 use super::{CgroupError, Cgroups, Directory, Version, failed};
 
 /// How often processes are listed anew and killed where nothing stops them from forking meanwhile.
@@ -36,8 +37,7 @@ impl Cgroups {
     /// not listed (cgroups(7)).
     #[must_use]
     pub fn has_member(&self, pid: i32) -> bool {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        self.main().is_some_and(|main| main.is_named_in(&text))
+        self.main().is_some_and(|main| main.is_named_in(&membership::of(pid)))
     }
 
     /// Sends a signal to every process of the container, `SIGKILL` by [`Cgroups::kill`]. How many there were; none when the
@@ -148,17 +148,7 @@ impl Cgroups {
 impl Directory {
     /// From the text of `/proc/PID/cgroup`.
     pub(super) fn is_named_in(&self, text: &str) -> bool {
-        let relative = text.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            let is_ours = match self.version {
-                Version::V2 => controllers.is_empty(),
-                Version::V1 => controllers.split(',').any(|controller| self.has(controller)),
-            };
-            is_ours.then_some(path)
-        });
-        // The kernel marks one that is removed.
-        let relative = relative.map(|path| path.trim_start_matches('/').trim_end_matches(" (deleted)"));
-        relative.is_some_and(|relative| !relative.is_empty() && self.path.ends_with(relative))
+        self.place_in(text).is_some_and(|place| !place.is_empty() && self.path.ends_with(place))
     }
 
     fn order_freeze(&self, frozen: bool) -> Result<(), CgroupError> {

@@ -17,7 +17,7 @@
 //!
 //! Reading order: `host` (which hierarchies there are), `directory` (one directory's life), `members` (listed, frozen, killed),
 //! `settings` (what `linux.resources` means in files), `limits` (writing them), `change`
-//! (while it runs), `stats` (what the container uses).
+//! (while it runs), `stats` (what the container uses). Beside them `membership` (where a process is).
 
 mod change;
 mod directory;
@@ -25,6 +25,7 @@ mod events;
 mod host;
 mod limits;
 mod members;
+pub(crate) mod membership;
 mod settings;
 pub mod stats;
 mod systemd;

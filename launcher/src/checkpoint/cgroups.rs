@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::rpc::CgroupRoot;
 use super::{CheckpointError, Result};
+use crate::cgroup::membership::{self, Membership};
 use crate::state::{ContainerState, io_text};
 
 /// The cgroup that CRIU freezes, to look at processes that stand still.
@@ -24,29 +25,9 @@ pub(super) fn enter(state: &ContainerState, pid: i32) -> Result<()> {
 
 /// The cgroups of a process by hierarchy, in the place of those that the images name.
 pub(super) fn roots(pid: i32) -> Vec<CgroupRoot> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    text.lines().filter_map(parse).collect()
-}
-
-/// `ID:CONTROLLERS:PATH` (cgroups(7)).
-fn parse(line: &str) -> Option<CgroupRoot> {
-    let mut fields = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (fields.next()?, fields.next()?);
-    Some(CgroupRoot { controller: Some(controllers.to_owned()), path: path.to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_hierarchy_has_its_root() {
-        let root = |controller: &str, path: &str| CgroupRoot {
-            controller: Some(controller.to_owned()),
-            path: path.to_owned(),
-        };
-        assert_eq!(parse("0::/a:b/c"), Some(root("", "/a:b/c")));
-        assert_eq!(parse("4:cpu,cpuacct:/x"), Some(root("cpu,cpuacct", "/x")));
-        assert_eq!(parse("nonsense"), None);
-    }
+    let root = |Membership { controllers, path }: Membership<'_>| CgroupRoot {
+        controller: Some(controllers.to_owned()),
+        path: path.to_owned(),
+    };
+    membership::memberships(&membership::of(pid)).map(root).collect()
 }

@@ -1,8 +1,10 @@
-//! The mounts that a process sees (proc_pid_mountinfo(5)).
+//! Which of a process's mounts are slaves of the host's, and what lies on them.
 
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+use crate::mountinfo::{self, Mount};
 
 /// All of them.
 pub(super) struct MountTable(Vec<Entry>);
@@ -21,8 +23,13 @@ impl MountTable {
     /// # Errors
     /// As open(2) and read(2).
     pub(super) fn of(process: &str) -> std::io::Result<MountTable> {
-        let table = std::fs::read(format!("/proc/{process}/mountinfo"))?;
-        Ok(MountTable(String::from_utf8_lossy(&table).lines().filter_map(parse_line).collect()))
+        let table = mountinfo::of(process)?;
+        let entries = mountinfo::mounts(&table).map(|Mount { id, place, is_slave, .. }| Entry {
+            id,
+            place: place.into_owned(),
+            is_slave,
+        });
+        Ok(MountTable(entries.collect()))
     }
 
     /// Where a mount is.
@@ -50,47 +57,9 @@ impl MountTable {
     }
 }
 
-fn parse_line(line: &str) -> Option<Entry> {
-    let mut fields = line.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    let place = unescape(fields.nth(3)?);
-    let is_slave = fields.skip(1).take_while(|field| *field != "-").any(|field| field.starts_with("master:"));
-    Some(Entry { id, place, is_slave })
-}
-
-/// Undoes `\040` for a blank, and the like.
-fn unescape(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_gives_id_place_and_whether_there_is_a_master() {
-        let line = r"36 35 98:0 /mnt1 /mnt\0402/x rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
-        let entry = |is_slave| Entry { id: 36, place: "/mnt 2/x".to_owned(), is_slave };
-        assert_eq!(parse_line(line), Some(entry(true)));
-        assert_eq!(parse_line(&line.replace("master:1", "shared:1")), Some(entry(false)));
-        assert_eq!(parse_line(&line.replace("master:1 - ext3", "- master:1")), Some(entry(false)));
-        assert_eq!(parse_line("nonsense"), None);
-    }
 
     #[test]
     fn what_lies_on_a_slave_is_found_on_it() {

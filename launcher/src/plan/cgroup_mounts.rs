@@ -10,6 +10,7 @@
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{Mount, Spec};
 
@@ -18,7 +19,9 @@ use super::build::{PlanError, c_string};
 use super::mount_options::Options;
 use super::mounts::{Entry, target, target_at};
 use super::{FsParameter, Launch, MountAttrs, Step, TargetKind, TreeSource};
-use crate::cgroup::Cgroups;
+use crate::cgroup::membership::{self, Membership};
+use crate::cgroup::{Cgroups, Version};
+use crate::mountinfo;
 
 /// Whether a container gets to write to its cgroups, and so is to have its own in every hierarchy.
 #[must_use]
@@ -30,12 +33,17 @@ pub(crate) fn writes_to_cgroups(spec: &Spec) -> bool {
     spec.mounts().iter().flatten().any(writable)
 }
 
-/// The host's hierarchies.
-#[derive(Debug, Default)]
-pub(super) struct Layout {
+/// What a container is to see of the host's hierarchies.
+pub(super) struct Layout<'a> {
     own_namespace: bool,
     /// The container's.
-    cgroups: Cgroups,
+    cgroups: &'a Cgroups,
+    mounted: &'a Mounted,
+}
+
+/// The host's hierarchies.
+#[derive(Debug, Default)]
+struct Mounted {
     /// cgroup2 is mounted at /sys/fs/cgroup itself.
     v2_only: bool,
     hierarchies: Vec<Hierarchy>,
@@ -53,59 +61,53 @@ struct Hierarchy {
     parameters: Vec<(String, Option<String>)>,
 }
 
-impl Layout {
-    /// Reads the layout; one without any cgroup file system is fine until somebody asks for one.
-    pub(super) fn read(own_namespace: bool, cgroups: &Cgroups) -> Layout {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Layout { cgroups: cgroups.clone(), ..Layout::parse(&mounts, &own, own_namespace) }
+impl Mounted {
+    /// Looks, once per process. One without any cgroup file system is fine until somebody asks for one.
+    fn find() -> &'static Mounted {
+        static FOUND: OnceLock<Mounted> = OnceLock::new();
+        FOUND.get_or_init(|| Mounted::parse(&mountinfo::own(), &membership::of("self")))
     }
 
-    fn parse(mounts: &str, own: &str, own_namespace: bool) -> Layout {
-        let mut layout = Layout { own_namespace, ..Layout::default() };
-        for line in mounts.lines() {
-            let Some((before, after)) = line.split_once(" - ") else { continue };
-            let Some(mount_point) = before.split(' ').nth(4) else { continue };
-            let mut after = after.split(' ');
-            let (fstype, super_options) = (after.next(), after.nth(1).unwrap_or_default());
+    fn parse(table: &str, own: &str) -> Mounted {
+        let mut mounted = Mounted::default();
+        for mount in mountinfo::mounts(table) {
+            let mount_point = &*mount.place;
             let name = mount_point.strip_prefix("/sys/fs/cgroup").map(|name| name.trim_start_matches('/'));
-            match (fstype, name) {
-                (Some("cgroup2"), Some("")) => layout.v2_only = true,
-                (Some("cgroup2"), Some(name)) => {
-                    layout.add(name, mount_point, "cgroup2", Vec::new(), own_path(own, ""))
+            let (version, fstype, parameters) = match (mount.fs_type, name) {
+                ("cgroup2", Some("")) => {
+                    mounted.v2_only = true;
+                    continue;
                 }
-                (Some("cgroup"), Some(name)) if !name.is_empty() => {
-                    let words = super_options
-                        .split(',')
-                        .filter(|word| !matches!(*word, "rw" | "ro" | "xattr" | "clone_children"));
-                    let words: Vec<&str> = words.filter(|word| !word.starts_with("release_agent=")).collect();
-                    let own = own_path(own, words.last().copied().unwrap_or_default());
-                    let mut parameters = Vec::new();
-                    if words.iter().any(|word| word.starts_with("name=")) {
-                        parameters.push(("none".to_owned(), None));
-                    }
-                    parameters.extend(words.iter().map(|word| match word.split_once('=') {
-                        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                        None => ((*word).to_owned(), None),
-                    }));
-                    layout.add(name, mount_point, "cgroup", parameters, own);
-                }
-                _ => {}
-            }
+                ("cgroup2", Some(_)) => (Version::V2, "cgroup2", Vec::new()),
+                ("cgroup", Some(name)) if !name.is_empty() => (Version::V1, "cgroup", parameters(mount.fs_options)),
+                _ => continue,
+            };
+            let is_its = |own: &Membership<'_>| own.is_of_mount(version, mount.fs_options);
+            let own = membership::memberships(own).find(is_its).map_or("/", |own| own.path).to_owned();
+            let (name, mount_point) = (name.unwrap_or_default().to_owned(), PathBuf::from(mount_point));
+            mounted.hierarchies.push(Hierarchy { name, mount_point, fstype, own, parameters });
         }
-        layout
+        mounted
     }
+}
 
-    fn add(
-        &mut self,
-        name: &str,
-        mount_point: &str,
-        fstype: &'static str,
-        parameters: Vec<(String, Option<String>)>,
-        own: String,
-    ) {
-        let mount_point = PathBuf::from(mount_point);
-        self.hierarchies.push(Hierarchy { name: name.to_owned(), mount_point, fstype, own, parameters });
+/// What a hierarchy of cgroup v1 is mounted with, from the options of the mounted one.
+fn parameters(options: &str) -> Vec<(String, Option<String>)> {
+    let general = |word: &&str| matches!(*word, "rw" | "ro" | "xattr" | "clone_children" | "seclabel");
+    let words = options.split(',').filter(|word| !general(word) && !word.starts_with("release_agent="));
+    let named = options.split(',').any(|word| word.starts_with("name="));
+    let none = named.then(|| ("none".to_owned(), None));
+    none.into_iter()
+        .chain(words.map(|word| match word.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (word.to_owned(), None),
+        }))
+        .collect()
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn of(own_namespace: bool, cgroups: &'a Cgroups) -> Layout<'a> {
+        Layout { own_namespace, cgroups, mounted: Mounted::find() }
     }
 
     /// Adds the steps for one mount of config.json.
@@ -118,17 +120,17 @@ impl Layout {
     ) -> Result<(), PlanError> {
         let Entry { field, index, destination, .. } = *entry;
         let readonly = options.attrs.set & libc::MOUNT_ATTR_RDONLY != 0;
-        if self.v2_only {
+        if self.mounted.v2_only {
             steps.push(filesystem(field, index, destination, "cgroup2", &[], options.attrs)?);
             return Ok(());
         }
-        if self.hierarchies.is_empty() {
+        if self.mounted.hierarchies.is_empty() {
             return Err(PlanError::new(field, "the host has no cgroup file system below /sys/fs/cgroup"));
         }
         let writable = MountAttrs { set: options.attrs.set & !libc::MOUNT_ATTR_RDONLY, ..options.attrs };
         let mode = [("mode".to_owned(), Some("755".to_owned()))];
         steps.push(filesystem(field, index, destination, "tmpfs", &mode, writable)?);
-        for hierarchy in &self.hierarchies {
+        for hierarchy in &self.mounted.hierarchies {
             let place = destination.join(&hierarchy.name);
             let (mut source, mut attrs) = (hierarchy.ours(), options.attrs);
             match self.cgroups.directories().iter().find(|directory| *directory.mount_point == *hierarchy.mount_point) {
@@ -174,16 +176,6 @@ fn bind(
     Ok(Step::MountTree { index, target, source: TreeSource::Opened(launch.add_fd(tree)), attrs, slot: None })
 }
 
-/// Our own cgroup in the hierarchy that has this controller (or `name=`); `""` is cgroup v2.
-fn own_path(own: &str, controller: &str) -> String {
-    let path = own.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let controllers = fields.next()?;
-        controllers.split(',').any(|name| name == controller).then(|| fields.next()).flatten()
-    });
-    path.unwrap_or("/").to_owned()
-}
-
 fn filesystem(
     field: &str,
     index: u16,
@@ -213,7 +205,7 @@ mod tests {
     use super::*;
 
     const HYBRID: &str = "\
-32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct,favordynmods
 40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 ";
@@ -221,16 +213,16 @@ mod tests {
 
     #[test]
     fn hybrid_hierarchies_keep_their_names_and_parameters() {
-        let layout = Layout::parse(HYBRID, OWN, true);
+        let mounted = Mounted::parse(HYBRID, OWN);
         let seen: Vec<_> =
-            layout.hierarchies.iter().map(|h| (h.name.as_str(), h.own.as_str(), h.parameters.len())).collect();
-        assert_eq!(seen, [("cpu", "/b", 2), ("systemd", "/a", 2), ("unified", "/c", 0)]);
-        assert!(!layout.v2_only);
+            mounted.hierarchies.iter().map(|h| (h.name.as_str(), h.own.as_str(), h.parameters.len())).collect();
+        assert_eq!(seen, [("cpu", "/b", 3), ("systemd", "/a", 2), ("unified", "/c", 0)]);
+        assert!(!mounted.v2_only);
     }
 
     /// The attributes of each hierarchy's mount, asked for with `rw`.
-    fn mounted(cgroups: Cgroups) -> Vec<u64> {
-        let layout = Layout { cgroups, ..Layout::parse(HYBRID, OWN, true) };
+    fn mounted(cgroups: &Cgroups) -> Vec<u64> {
+        let layout = Layout { own_namespace: true, cgroups, mounted: &Mounted::parse(HYBRID, OWN) };
         let (mut launch, mut steps) = (Launch::default(), Vec::new());
         let options = Options::parse("o", &["rw".to_owned()]).unwrap();
         let mount = oci_spec::runtime::Mount::default();
@@ -246,8 +238,8 @@ mod tests {
     #[test]
     fn a_view_of_the_hosts_cgroups_is_read_only() {
         let readonly = libc::MOUNT_ATTR_RDONLY;
-        assert_eq!(mounted(Cgroups::default()), [readonly; 3]);
+        assert_eq!(mounted(&Cgroups::default()), [readonly; 3]);
         let own = r#"[{"path":"/sys/fs/cgroup/cpu/b/box","version":"v1","mount_point":"/sys/fs/cgroup/cpu","controllers":["cpu"]}]"#;
-        assert_eq!(mounted(serde_json::from_str(own).unwrap()), [0, readonly, readonly]);
+        assert_eq!(mounted(&serde_json::from_str(own).unwrap()), [0, readonly, readonly]);
     }
 }

@@ -170,7 +170,7 @@ pub(super) fn list(
             let step = binds.step(&entry, &options, launch, steps)?;
             steps.push(step);
         } else if fstype == "cgroup" || fstype == "cgroup2" {
-            let cgroups = cgroup_mounts::Layout::read(own_cgroup_namespace, cgroups);
+            let cgroups = cgroup_mounts::Layout::of(own_cgroup_namespace, cgroups);
             cgroups.mount(&entry, &options, launch, steps)?;
         } else {
             options.parameters.extend(label.clone().filter(|_| takes_label(fstype)));

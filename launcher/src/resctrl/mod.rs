@@ -27,6 +27,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{one_line, quote};
+use crate::mountinfo;
 use crate::state::io_text;
 use schemata::Schemata;
 
@@ -83,16 +84,12 @@ impl Resctrl {
     /// Looks where it is mounted, if it is.
     #[must_use]
     pub fn find() -> Option<Resctrl> {
-        Resctrl::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+        Resctrl::in_table(&mountinfo::own())
     }
 
-    /// From `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-    fn parse(mountinfo: &str) -> Option<Resctrl> {
-        mountinfo.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            let mount_point = before.split(' ').nth(4)?.into();
-            after.starts_with("resctrl ").then_some(Resctrl { mount_point })
-        })
+    fn in_table(table: &str) -> Option<Resctrl> {
+        let mount = mountinfo::mounts(table).find(|mount| mount.fs_type == "resctrl")?;
+        Some(Resctrl { mount_point: mount.place.into_owned().into() })
     }
 
     /// What a container asks for; nothing is made yet.

@@ -50,9 +50,9 @@ impl Machine {
 #[test]
 fn it_is_found_where_it_is_mounted() {
     let root = "21 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n";
-    assert!(Resctrl::parse(root).is_none());
+    assert!(Resctrl::in_table(root).is_none());
     let mounted = "40 23 0:36 / /sys/fs/resctrl rw,relatime shared:9 - resctrl resctrl rw\n";
-    let found = Resctrl::parse(&format!("{root}{mounted}")).unwrap();
+    let found = Resctrl::in_table(&format!("{root}{mounted}")).unwrap();
     assert_eq!(found.mount_point, Path::new("/sys/fs/resctrl"));
 }
 

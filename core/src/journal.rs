@@ -49,13 +49,15 @@ pub struct JournalEvent {
 #[derive(Debug)]
 pub struct Journal {
     /// `None` for an embedded supervisor, which has no subscribers and no second life.
-    file: Option<(PathBuf, std::fs::File)>,
+    path: Option<PathBuf>,
+    /// `None` as long as it cannot be opened for appending.
+    file: Option<std::fs::File>,
     kept: VecDeque<Rc<JournalEvent>>,
     retain: usize,
     last_seq: u64,
     /// Lines in the file.
     lines: usize,
-    /// Bytes in the file.
+    /// Bytes of whole lines in the file.
     length: u64,
     /// How many of the last events are not in the file, because that could not be written.
     unwritten: usize,
@@ -77,6 +79,7 @@ impl Journal {
     pub fn in_memory(retain: usize) -> Journal {
         let kept = VecDeque::new();
         Journal {
+            path: None,
             file: None,
             kept,
             retain: retain.max(1),
@@ -88,10 +91,12 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state root and reads what is kept. The second value counts damaged lines.
+    /// Opens the journal of a state root and reads what is kept. The second value counts damaged lines. One that cannot be
+    /// written now (the disk is full, or read-only by now) is as good as one that cannot be written later: see
+    /// [`Journal::append`].
     ///
     /// # Errors
-    /// The file cannot be read or opened for appending.
+    /// The file cannot be read.
     pub fn open(root: &Path, retain: usize) -> std::io::Result<(Journal, usize)> {
         let path = root.join(FILE_NAME);
         let mut journal = Journal::in_memory(retain);
@@ -100,21 +105,35 @@ impl Journal {
             read => read.unwrap_or_default(),
         };
         let mut damaged = 0;
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            journal.lines += 1;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let (whole, torn) = bytes.split_at(whole);
+        let lines = whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        for line in lines.chain(Some(torn).filter(|torn| !torn.is_empty())) {
             match decode(line) {
-                Some(event) if event.seq > journal.last_seq => journal.keep(event),
+                Some(event) if event.seq > journal.last_seq => {
+                    journal.keep(event);
+                    // One that lacks nothing but its end of line is written once more.
+                    journal.unwritten = usize::from(std::ptr::eq(line, torn));
+                }
                 _ => damaged += 1,
             }
+            journal.lines += 1;
         }
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-        if bytes.last().is_some_and(|&byte| byte != b'\n') {
-            // The torn line must not swallow the next one.
-            file.write_all(b"\n")?;
+        journal.length = whole.len() as u64;
+        journal.path = Some(path);
+        if let Err(error) = journal.catch_up() {
+            tracing::error!(%error, "journal: not written; trying again");
         }
-        journal.length = file.metadata()?.len();
-        journal.file = Some((path, file));
         Ok((journal, damaged))
+    }
+
+    /// Opens the file, and cuts off a torn line, which would swallow the next one.
+    fn reopen(path: &Path, length: u64) -> std::io::Result<std::fs::File> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
+        Ok(file)
     }
 
     /// Appends an event; it is in the file before this returns. Returns its sequence number.
@@ -136,7 +155,11 @@ impl Journal {
     /// # Errors
     /// The file cannot be written.
     pub fn catch_up(&mut self) -> std::io::Result<()> {
-        let Some((_, file)) = &mut self.file else { return Ok(()) };
+        let Some(path) = &self.path else { return Ok(()) };
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(Journal::reopen(path, self.length)?),
+        };
         let missing = self.unwritten.min(self.kept.len());
         if missing > 0 {
             let text: String = self.kept.range(self.kept.len() - missing..).map(|event| encode(event)).collect();
@@ -161,13 +184,13 @@ impl Journal {
     }
 
     fn rewrite(&mut self) -> std::io::Result<()> {
-        let Some((path, _)) = &self.file else { return Ok(()) };
-        let path = path.clone();
+        let Some(path) = &self.path else { return Ok(()) };
         let text: String = self.kept.iter().map(|event| encode(event)).collect();
-        brood_launcher::state::replace_file(&path, text.as_bytes(), 0o600).map_err(std::io::Error::other)?;
-        let file = std::fs::OpenOptions::new().append(true).open(&path)?;
+        brood_launcher::state::replace_file(path, text.as_bytes(), 0o600).map_err(std::io::Error::other)?;
         (self.lines, self.length) = (self.kept.len(), text.len() as u64);
-        self.file = Some((path, file));
+        // Not the one that was replaced, even if this fails.
+        self.file = None;
+        self.file = Some(Journal::reopen(path, self.length)?);
         Ok(())
     }
 

@@ -212,7 +212,7 @@ impl Zygote {
             match frame::receive_reply(self.socket.get_ref().as_fd()) {
                 Ok(Some(mut reply)) => {
                     if let Some(helper) = reply.as_mut().ok().and_then(|spawned| spawned.helper.take()) {
-                        tokio::task::spawn_blocking(move || end_child(&helper));
+                        tokio::task::spawn_local(end_child_meanwhile(helper));
                     }
                     let answer = self.pending.borrow_mut().pop_front();
                     let unwanted = match answer {
@@ -227,7 +227,7 @@ impl Zygote {
                     };
                     if let Some(Ok(spawned)) = unwanted {
                         // Whoever asked has given up meanwhile.
-                        tokio::task::spawn_blocking(move || end_child(&spawned.pidfd));
+                        tokio::task::spawn_local(end_child_meanwhile(spawned.pidfd));
                     }
                 }
                 Ok(None) => return "end of file",
@@ -245,6 +245,18 @@ impl Zygote {
         let mut process = self.process.borrow_mut();
         let _ = process.kill();
         process.wait().ok()
+    }
+}
+
+/// [`end_child`] without blocking, and without a thread, which might not be to be had.
+async fn end_child_meanwhile(pidfd: OwnedFd) {
+    let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    match watch(pidfd, Interest::READABLE) {
+        Ok(watched) => {
+            let _ = watched.readable().await;
+            end_child(watched.get_ref());
+        }
+        Err(error) => tracing::warn!(%error, "reap a failed launch"),
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::plan::{CapabilitySets, Rlimit, Scheduler};
 
-pub use wait::{EndedChild, Patience, peek_child, peek_ended_child, pidfd_exit_status};
+pub use wait::{EndedChild, peek_child, peek_ended_child, pidfd_exit_status};
 
 /// Result of a system call.
 pub type Result<T> = std::result::Result<T, Errno>;

@@ -76,6 +76,75 @@ fn a_dead_keeper_is_replaced_by_one_that_starts_supervisors() {
     waiting::gone(keeper);
 }
 
+/// What a keeper had inherited goes to the host's init when that keeper dies: its successor will never tell of it.
+#[test]
+fn what_a_dead_keeper_had_inherited_is_still_told() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &[]);
+    let id = sandbox.id("box");
+    daemon.brood().args(["run", "-d", "--name", &id, "--", "sleep", "1000"]).run().ok();
+    let pid = list(&daemon)[0]["pid"].as_i64().unwrap() as i32;
+    let first = daemon.supervisor().pid;
+    send(first, Signal::KILL);
+    waiting::gone(first);
+    assert_eq!(list(&daemon)[0]["status"], "running");
+    let second = daemon.supervisor().pid;
+    send(daemon.named("keeper")[0].pid, Signal::KILL);
+    waiting::gone(daemon.pid());
+    let keeper = replacement(second);
+    send(pid, Signal::KILL);
+    // The kernel tells others than the parent since Linux 6.15.
+    let waited = daemon.brood().args(["wait", &id]).run();
+    assert!([137, 255].contains(&waited.code()), "{waited}");
+    daemon.brood().args(["rm", &id]).run().ok();
+    send(keeper, Signal::TERM);
+    waiting::gone(second);
+    waiting::gone(keeper);
+}
+
+/// A tracer that never looks at what it traces keeps an exit from everybody, and costs nobody else anything.
+#[test]
+fn exits_that_a_tracer_holds_back_stop_nothing_else() {
+    // More than there are threads for what blocks.
+    const TRACED: usize = 12;
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
+    let ids: Vec<String> = (0..TRACED).map(|number| sandbox.id(&format!("box{number}"))).collect();
+    for id in &ids {
+        daemon.brood().args(["run", "-d", "--name", id, "--", "sleep", "1000"]).run().ok();
+    }
+    let pids: Vec<i32> = list(&daemon).iter().map(|one| one["pid"].as_i64().unwrap() as i32).collect();
+    assert_eq!(pids.len(), TRACED);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (seized, ready) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        // A tracer is a thread; what it traces is free when that ends.
+        scope.spawn(move || {
+            for pid in &pids {
+                nix::sys::ptrace::seize(nix::unistd::Pid::from_raw(*pid), nix::sys::ptrace::Options::empty()).unwrap();
+            }
+            for pid in pids {
+                send(pid, Signal::KILL);
+            }
+            seized.send(()).unwrap();
+            let _ = held.recv();
+        });
+        ready.recv().unwrap();
+        let waits: Vec<_> = ids.iter().map(|id| daemon.brood().args(["wait", id]).start()).collect();
+        for _ in 0..3 {
+            daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+        }
+        assert!(list(&daemon).iter().all(|one| one["status"] == "running"));
+        drop(let_go);
+        for wait in waits {
+            assert_eq!(wait.finish().code(), 137);
+        }
+    });
+    for id in &ids {
+        daemon.brood().args(["rm", id]).run().ok();
+    }
+}
+
 /// Keeper and supervisor at once: nobody is left who could reap. Containers go on; of what ended meanwhile perhaps
 /// nobody knows the status, and none is made up.
 #[test]

@@ -212,6 +212,11 @@ fn a_state_directory_that_becomes_read_only_refuses_what_is_new_and_keeps_exits(
     let read_only = Disk::read_only(&sandbox);
     let refused = daemon.brood().args(["run", "--", "true"]).run().expect(125);
     assert!(refused.one_line_error().to_lowercase().contains("read-only file system"), "{refused}");
+    // Another supervisor finds it as it is.
+    kill_process(Pid::from_raw(supervisor).unwrap(), Signal::KILL).unwrap();
+    waiting::gone(supervisor);
+    assert_eq!(state(&daemon, &id)["status"], "running");
+    let supervisor = daemon.supervisor().pid;
     daemon.brood().args(["kill", "--signal", "KILL", &id]).run().ok();
     daemon.brood().args(["wait", &id]).run().expect(137);
     drop(read_only);

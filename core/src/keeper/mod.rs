@@ -43,6 +43,8 @@ use message::{Message, receive, send};
 pub const FDS_VARIABLE: &str = "BROOD_KEEPER_FDS";
 /// Pause before another supervisor is started when the last one did not even get ready.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// How long until a zombie is looked at again that could not be told from others.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How long a supervisor may take to end what it is at before an upgrade. It limits itself to less.
 const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,6 +86,8 @@ struct Keeper {
     /// Some supervisor got ready: the settings are good, and a later failure is no reason to give up.
     was_ready: bool,
     stopping: bool,
+    /// There is a zombie of which it could not be told who it was: it is looked at again after [`LOOK_PAUSE`].
+    unknown: bool,
     /// What takes our place when the supervisor has ended, and when that is killed for it.
     next: Option<(SealedExe, Instant)>,
 }
@@ -140,6 +144,7 @@ impl Keeper {
             supervisor: None,
             was_ready: false,
             stopping: false,
+            unknown: false,
             next: None,
         }
     }
@@ -220,6 +225,8 @@ impl Keeper {
         }
         let upgrade = self.next.as_ref().map(|(_, deadline)| *deadline);
         let until = if self.supervisor.is_none() { Some(not_before) } else { upgrade };
+        let again = self.unknown.then(|| Instant::now() + LOOK_PAUSE);
+        let until = until.into_iter().chain(again).min();
         let pause = until.unwrap_or(not_before).saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
         let timeout = until.is_some().then_some(&timeout);
@@ -337,8 +344,11 @@ impl Keeper {
     /// Reaps every child that has ended. Returns the supervisor's status when it was among them.
     /// It is not known of one that was somebody else's child.
     fn reap(&mut self) -> anyhow::Result<Option<(Option<std::process::ExitStatus>, bool)>> {
-        if let Some(running) = self.supervisor.take_if(|running| running.process.is_gone()) {
-            return Ok(Some((None, running.ready)));
+        self.unknown = false;
+        if self.supervisor.as_ref().is_some_and(|running| running.process.is_gone()) {
+            // Its last words may have come after we listened.
+            self.hear();
+            return Ok(self.supervisor.take().map(|running| (None, running.ready)));
         }
         loop {
             // Looked at first and reaped after it is written down: start time and flags are gone with the zombie.
@@ -350,13 +360,19 @@ impl Keeper {
             let raw = ended.pid;
             let is_child =
                 |running: &mut Running| matches!(running.process, Process::Child(_)) && running.process.pid() == raw;
+            if self.supervisor.as_mut().is_some_and(is_child) {
+                self.hear();
+            }
             if let Some(Running { process: Process::Child(mut child), ready, .. }) = self.supervisor.take_if(is_child) {
                 let status = child.wait().context("reap the supervisor")?;
                 return Ok(Some((Some(status), ready)));
             }
-            let stat = ProcStat::read(raw);
-            let start_time = stat.map_or(0, |stat| stat.start_time);
-            let never_ran = stat.is_some_and(|stat| stat.never_ran());
+            let Some(stat) = ProcStat::read(raw) else {
+                // For want of memory or descriptors. Nobody could tell whose exit this was: it stays a zombie for now.
+                self.unknown = true;
+                return Ok(None);
+            };
+            let (start_time, never_ran) = (stat.start_time, stat.never_ran());
             let exit = KeptExit { pid: raw, start_time, exit: ExitRecord { never_ran, ..ExitRecord::of(&ended) } };
             self.told.push_back(Message::Exit(exit.clone()));
             self.kept.insert((raw, start_time), exit);

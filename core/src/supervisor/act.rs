@@ -1,18 +1,23 @@
 //! The effects: the only code that acts.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use brood_launcher::report::errno_text;
 use brood_launcher::signal;
 use brood_launcher::state::{ExitRecord, PidRecord, exit_of_stranger, now_ns};
-use brood_launcher::sys::{self, Patience};
+use brood_launcher::sys;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::Supervisor;
 use crate::fault;
 use crate::registry::{Effect, EventKind, Failure, FailureKind, Instance, Reaper, Reply, Ticket};
+
+/// How long until a traced zombie is asked again for its status; twice as long each time, up to the second value.
+const TRACER_PAUSE_MIN: Duration = Duration::from_millis(1);
+const TRACER_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn act(self: &Rc<Self>, effect: Effect) {
@@ -141,9 +146,9 @@ impl Supervisor {
             let Some(record) = records.get(&instance) else { return };
             let Some(pidfd) = &record.pidfd else { return };
             match record.reaper {
-                Reaper::Us => match peek(pidfd.as_fd(), Patience::None) {
+                Reaper::Us => match peek(pidfd.as_fd()) {
                     Some(exit) => exit,
-                    None => return self.await_tracer(instance, pidfd.try_clone()),
+                    None => return self.await_tracer(instance),
                 },
                 // It will tell us; what it tells is as good as what we could see.
                 Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => {
@@ -160,21 +165,30 @@ impl Supervisor {
     }
 
     /// It ended under a tracer (CRIU makes a checkpoint, somebody looks with strace(1)), and nobody else sees its status until
-    /// that lets go (ptrace(2)).
-    fn await_tracer(self: &Rc<Self>, instance: Instance, pidfd: std::io::Result<OwnedFd>) {
-        let wait = move || pidfd.ok().and_then(|pidfd| peek(pidfd.as_fd(), Patience::Unlimited));
+    /// that lets go (ptrace(2)). The kernel has no notice of that, and a tracer may take for ever: it is asked again and
+    /// again, by no thread and no descriptor.
+    fn await_tracer(self: &Rc<Self>, instance: Instance) {
         let supervisor = self.clone();
         tokio::task::spawn_local(async move {
-            let unknown = || ExitRecord::unknown("its handle became readable without an exit", now_ns());
-            let exit = supervisor.blocking(wait).await.ok().flatten().unwrap_or_else(unknown);
-            supervisor.exited(instance, exit);
+            let mut pause = TRACER_PAUSE_MIN;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(TRACER_PAUSE_MAX);
+                let exit = match supervisor.records.borrow().get(&instance).map(|record| &record.pidfd) {
+                    Some(Some(pidfd)) => peek(pidfd.as_fd()),
+                    _ => return,
+                };
+                if let Some(exit) = exit {
+                    return supervisor.exited(instance, exit);
+                }
+            }
         });
     }
 }
 
 /// The status of a child of ours, which stays a zombie; `None` when there is none to be had yet.
-fn peek(pidfd: BorrowedFd<'_>, patience: Patience) -> Option<ExitRecord> {
-    match sys::peek_child(pidfd, patience) {
+fn peek(pidfd: BorrowedFd<'_>) -> Option<ExitRecord> {
+    match sys::peek_child(pidfd) {
         Ok(child) => child.map(|child| ExitRecord::of(&child)),
         Err(errno) => Some(ExitRecord::unknown(&format!("waitid: {}", errno_text(errno)), now_ns())),
     }

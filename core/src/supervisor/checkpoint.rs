@@ -13,7 +13,7 @@ use brood_launcher::state::{INIT, Ordered, Status};
 use tokio::sync::oneshot;
 
 use super::launch::{open_stdio, prepare_failure};
-use super::{ContainerFiles, Files, Order, StdioOrder, Supervisor};
+use super::{ContainerFiles, Files, Order, StdioOrder, Supervisor, going_down};
 use crate::registry::{Event, Failure, FailureKind, Instance};
 
 /// A checkpoint to go on from.
@@ -45,6 +45,7 @@ impl Supervisor {
         directory: PathBuf,
         checkpoint: Checkpoint,
     ) -> Result<(), Failure> {
+        self.insist_on_staying()?;
         let ContainerFiles { dir, state } = self.container_files(container)?;
         let status = self.process_snapshot(container).map(|snapshot| snapshot.status);
         if let Some(status) = status.filter(|status| *status != Status::Running) {
@@ -72,7 +73,13 @@ impl Supervisor {
             }
             drop(told);
         });
-        self.blocking(create).await?.map_err(|error| failure(&error))
+        let supervisor = self.clone();
+        // It goes on to its end in any case, and an upgrade waits for that.
+        let done = tokio::task::spawn_local(async move {
+            let _guard = supervisor.capturing();
+            supervisor.blocking(create).await
+        });
+        done.await.map_err(going_down)??.map_err(|error| failure(&error))
     }
 
     /// The checkpoints of a container's bundle, or of another directory.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use brood_launcher::hooks::{Due, HookError, List};
 use tokio::io::Interest;
 
-use super::{Deadline, Supervisor, going_down};
+use super::{Deadline, Supervisor};
 use crate::registry::{Failure, FailureKind};
 use crate::supervisor::act::internal;
 use crate::watch::watch;
@@ -26,7 +26,7 @@ impl Supervisor {
 
     async fn run_hook(&self, due: Due, deadline: Option<Deadline>) -> Result<Result<(), HookError>, Failure> {
         let turn = within(deadline, self.hook_starts.acquire()).await?;
-        let started = tokio::task::spawn_blocking(move || due.start()).await.map_err(going_down)?;
+        let started = self.on_thread(move || due.start()).await?;
         drop(turn);
         let hook = match started {
             Ok(hook) => hook,
@@ -44,7 +44,8 @@ impl Supervisor {
         let in_time = within(deadline, ended).await;
         // What has not ended is killed there, which may take the kernel a moment.
         let finish = move || in_time.map(|_| hook.finish());
-        tokio::task::spawn_blocking(finish).await.map_err(going_down)?
+        self.thread.sometime().await;
+        self.on_thread(finish).await?
     }
 }
 

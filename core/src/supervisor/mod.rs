@@ -413,6 +413,11 @@ impl Supervisor {
     /// No thread can be had, or the runtime is going down.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let _turn = self.blocking.acquire().await.ok();
+        self.on_thread(work).await
+    }
+
+    /// The same without waiting for a turn.
+    async fn on_thread<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         self.thread.insist().map_err(|error| {
             let message = format!("start a thread: {}", error.to_string().to_lowercase());
             Failure::new(FailureKind::Overloaded, message)
@@ -508,7 +513,12 @@ impl Supervisor {
         tokio::time::timeout(patience, idle).await.is_ok()
     }
 
-    /// Counts a captured run, whose output would be lost with us, for as long as the guard lives.
+    /// Refuses what an upgrade would have to wait for.
+    fn insist_on_staying(&self) -> Result<(), Failure> {
+        if self.draining.get() { Err(Failure::new(FailureKind::Overloaded, UPGRADING.to_owned())) } else { Ok(()) }
+    }
+
+    /// Counts a captured run, whose output would be lost with us, or a checkpoint, for as long as the guard lives.
     #[must_use]
     pub fn capturing(self: &Rc<Self>) -> Capturing {
         self.captures.set(self.captures.get() + 1);

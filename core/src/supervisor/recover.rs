@@ -9,7 +9,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use crate::exe::Role;
 use crate::fault;
 use crate::journal::Journal;
 use crate::keeper::{Heard, KeptExit};
-use crate::registry::{Adopted, ContainerRemains, Event, Kept, ProcessCommand, Remains};
+use crate::registry::{Adopted, ContainerRemains, Event, Kept, ProcessCommand, Reaper, Remains};
 
 /// Exits that the journal tells of.
 struct Journaled {
@@ -40,7 +39,7 @@ struct Journaled {
 fn exit_of(dir: &ProcessDir, process: PidRecord, journaled: &Journaled) -> Option<ExitRecord> {
     match dir.read_exit() {
         Ok(exit) => return Some(exit),
-        Err(StateError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        Err(error) if error.is_missing() => {}
         Err(error) => tracing::warn!(%error, "exit file; asking the journal, then the keeper"),
     }
     let exit = journaled.exits.get(&process)?;
@@ -51,8 +50,8 @@ fn exit_of(dir: &ProcessDir, process: PidRecord, journaled: &Journaled) -> Optio
     Some(exit.clone())
 }
 
-/// What an earlier supervisor left of one process, and the handle of one that is there. Fails when there is no pid file: it
-/// was not cloned, or nobody knows.
+/// What an earlier supervisor left of one process, and the handle of one that is there. Fails when there is no pid file
+/// ([`StateError::is_missing`]: it was not cloned, or nobody knows), and when it cannot be told whether the process is there.
 fn remains_of(
     dir: &ProcessDir,
     start_socket: &StartSocket,
@@ -60,7 +59,7 @@ fn remains_of(
 ) -> Result<(Remains, Option<OwnedFd>), StateError> {
     let PidFile { record: process, inode, ordered } = dir.read_pid_file()?;
     let exit = exit_of(dir, process, journaled);
-    let there = if exit.is_some() { None } else { open_remains(process, inode) };
+    let there = if exit.is_some() { None } else { open_remains(process, inode).map_err(|source| dir.error(source))? };
     let keeper = nix::unistd::getppid().as_raw();
     let of_keeper = there.as_ref().is_some_and(|(_, stat)| stat.parent == keeper);
     // A zombie of the keeper's is the keeper's to tell of; one of somebody else's can be asked for as long as it is there.
@@ -113,14 +112,14 @@ fn execs_of(dir: &ContainerDir, id: &str, journaled: &Journaled) -> (Vec<ExecRem
         let exec = dir.process(&name);
         match remains_of(&exec, &exec.start_socket(), journaled) {
             Ok((remains, pidfd)) => Some((name, remains, pidfd)),
-            Err(error @ StateError::Damaged { .. }) => {
-                tracing::warn!(container = id, process = name, %error, "left alone");
-                damaged += 1;
-                None
-            }
-            Err(_) => {
+            Err(error) if error.is_missing() => {
                 tracing::warn!(container = id, process = name, "half made: removed");
                 let _ = exec.remove();
+                None
+            }
+            Err(error) => {
+                tracing::error!(container = id, process = name, %error, "left alone");
+                damaged += 1;
                 None
             }
         }
@@ -218,7 +217,9 @@ impl Supervisor {
             // Nobody was told of it: a launch that failed.
             Ok((init, _)) if removing && init.exit.is_none() => return self.clear_away(dir, state, "half removed"),
             Ok(init) => init,
-            Err(_) => return self.clear_away(dir, state, "half made"),
+            Err(error) if error.is_missing() => return self.clear_away(dir, state, "half made"),
+            // It may well be there and run.
+            Err(error) => return tracing::error!(container = id, %error, "left alone"),
         };
         let (init, init_fd) = (Remains { auto_remove: state.auto_remove, ..init.0 }, init.1);
         let leads_namespace = init.lives && is_namespace_init(init.process.pid);
@@ -296,6 +297,12 @@ impl Supervisor {
                 Heard::Nothing => return true,
                 Heard::Gone => {
                     self.give_up_unaccounted();
+                    // Another keeper will not be their parent.
+                    for record in self.records.borrow_mut().values_mut() {
+                        if record.reaper == Reaper::Keeper {
+                            record.reaper = Reaper::Stranger;
+                        }
+                    }
                     // These it would have told.
                     let awaited = self.inherited.borrow_mut().awaited();
                     awaited.into_iter().for_each(|instance| self.on_exit(instance));

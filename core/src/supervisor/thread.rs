@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// For so long after its work a thread is there for certain: tokio lets it go after 10 s.
 const WARM: Duration = Duration::from_secs(8);
 
+/// How long until it is tried again to start one.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// When a thread worked last.
 #[derive(Default)]
 pub(super) struct Warmth(Cell<Option<Instant>>);
@@ -23,6 +26,14 @@ impl Warmth {
             return Ok(());
         }
         std::thread::Builder::new().spawn(|| ()).map(|probe| drop(probe.join()))
+    }
+
+    /// Waits until a thread is there or can be started, for what cannot be given up.
+    pub(super) async fn sometime(&self) {
+        while self.insist().is_err() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.has_worked();
     }
 
     /// A thread has worked just now.

@@ -11,8 +11,10 @@ use crate::state::{ContainerDir, ContainerState, io_text, replace_file};
 
 /// Folder in a bundle.
 const FOLDER: &str = "checkpoints";
-/// In a checkpoint's folder: [`Checkpoint`]. Written when it is complete.
+/// In a checkpoint's folder: [`Checkpoint`]. It has this name when the checkpoint is complete.
 const FILE: &str = "checkpoint.json";
+/// The same until then: what a daemon that died left of a checkpoint can be told from everything else, and removed.
+const BEGUN: &str = "checkpoint.begun";
 /// Largest such file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -91,9 +93,16 @@ pub fn create(
     let dumped = dumped.and_then(|loaded| {
         let common = options(images.clone(), checkpoint);
         let options = DumpOptions { common, leave_running: !checkpoint.exit, ..DumpOptions::default() };
-        super::dump(dir, state, &loaded.spec, options, written)?;
         let text = serde_json::to_vec(checkpoint).map_err(|error| fail(error.into()))?;
-        Ok(replace_file(&images.join(FILE), &text, 0o600)?)
+        replace_file(&images.join(BEGUN), &text, 0o600)?;
+        let complete = || std::fs::rename(images.join(BEGUN), images.join(FILE));
+        let mut completed = Ok(());
+        super::dump(dir, state, &loaded.spec, options, || {
+            // Before it is told, and before CRIU may end the container.
+            completed = complete();
+            written();
+        })?;
+        completed.map_err(fail)
     });
     if dumped.is_err() {
         let _ = std::fs::remove_dir_all(&images);
@@ -122,13 +131,15 @@ fn find(folder: &Path, name: &str) -> Result<Checkpoint> {
     Ok(Checkpoint { name: name.to_owned(), ..read })
 }
 
-/// Removes a checkpoint.
+/// Removes a checkpoint, or what there is of one that never came to its end.
 ///
 /// # Errors
 /// There is none of that name, or it cannot be removed.
 pub fn delete(folder: &Path, name: &str) -> Result<()> {
     let images = place(folder, name)?;
-    find(folder, name)?;
+    if !std::fs::symlink_metadata(images.join(BEGUN)).is_ok_and(|begun| begun.is_file()) {
+        find(folder, name)?;
+    }
     std::fs::remove_dir_all(&images).map_err(|error| CheckpointError::path("checkpoint", &images, io_text(&error)))
 }
 
@@ -162,6 +173,10 @@ mod tests {
         delete(&folder, "a").unwrap();
         assert!(delete(&folder, "a").unwrap_err().to_string().contains("no such file or directory"));
         assert!(delete(&folder, "c").is_err() && folder.join("c").exists());
+        std::fs::write(folder.join("c").join(BEGUN), "{}").unwrap();
+        assert_eq!(list(&folder), wanted[1..], "one that never came to its end is none");
+        delete(&folder, "c").unwrap();
+        assert!(!folder.join("c").exists());
         for wrong in ["", "..", "../b", "/etc"] {
             assert!(delete(&folder, wrong).is_err(), "{wrong}");
         }

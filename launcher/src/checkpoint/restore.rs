@@ -47,9 +47,13 @@ pub fn restore(reservation: &Reservation, io: &Io, options: &RestoreOptions) -> 
     let stage = Stage::make(reservation.reserved.dir().path())?;
     let start = || start(reservation, io, options, &stage);
     // A thread can have mounts of its own, and takes them along.
-    let started = std::thread::scope(|scope| scope.spawn(start).join());
-    let Started { criu, directories, names, trees } =
-        started.map_err(|_| CheckpointError::Protocol("panic".to_owned()))??;
+    let started = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, start);
+        let thread = thread
+            .map_err(|error| CheckpointError::Protocol(format!("start a thread: {}", crate::state::io_text(&error))))?;
+        thread.join().map_err(|_| CheckpointError::Protocol("panic".to_owned()))?
+    });
+    let Started { criu, directories, names, trees } = started?;
     let mut opts = common_opts(&options.common, &directories, LOG, state, &criu)?;
     if options.lsm_profile.is_some() || options.lsm_mount_context.is_some() {
         criu.insist(CriuVersion(3, 16, 0), "--lsm-profile and --lsm-mount-context")?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ExitRecord, PidRecord, Result, StartSocket, at, pidfs_inode, read_json, remove_tree, state_and_start_time,
+    ExitRecord, PidRecord, ProcStat, Result, StartSocket, StateError, at, pidfs_inode, read_json, remove_tree,
     write_json,
 };
 
@@ -70,6 +70,12 @@ impl ProcessDir {
         file.and_then(|mut file| file.write_all(&bytes)).map_err(at(&path))
     }
 
+    /// An error that has to do with this process.
+    #[must_use]
+    pub fn error(&self, source: std::io::Error) -> StateError {
+        at(&self.0)(source)
+    }
+
     /// Reads `process.json`, as it was written.
     ///
     /// # Errors
@@ -81,9 +87,12 @@ impl ProcessDir {
     /// Writes `pid`, for the process that has just been cloned; with its handle, if that is at hand.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// The file system refuses, or /proc cannot be read.
     pub fn record_pid(&self, pid: i32, pidfd: Option<BorrowedFd<'_>>, ordered: Ordered) -> Result<PidRecord> {
-        let record = PidRecord { pid, start_time: state_and_start_time(pid).map_or(0, |(_, time)| time) };
+        // A child of ours is there, if only as a zombie.
+        let stat = ProcStat::find(pid).and_then(|stat| stat.ok_or(std::io::ErrorKind::NotFound.into()));
+        let start_time = stat.map_err(at(Path::new(&format!("/proc/{pid}/stat"))))?.start_time;
+        let record = PidRecord { pid, start_time };
         self.write_pid(&PidFile { record, inode: pidfd.and_then(pidfs_inode), ordered })?;
         Ok(record)
     }

@@ -92,6 +92,14 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    /// Whether what was looked for is not there, as opposed to: cannot be had now.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 pub(crate) fn io_text(error: &std::io::Error) -> String {
     crate::report::plain_text(&error.to_string())
 }

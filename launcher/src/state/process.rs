@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::{ExitRecord, PidRecord, now_ns};
@@ -41,12 +42,28 @@ pub struct ProcStat {
 }
 
 impl ProcStat {
-    /// Reads the fields; `None` when there is no such process.
+    /// Reads the fields; `None` when there is no such process, or when they cannot be read.
     #[must_use]
     pub fn read(pid: i32) -> Option<ProcStat> {
+        ProcStat::find(pid).ok().flatten()
+    }
+
+    /// Reads the fields; `None` when there is no such process.
+    ///
+    /// # Errors
+    /// As open(2) and read(2), for want of descriptors or memory: nothing is known of the process then.
+    pub fn find(pid: i32) -> std::io::Result<Option<ProcStat>> {
         // One read: the size of a file in /proc is 0, and std::fs::read would begin with 32 bytes.
         let mut stat = Vec::with_capacity(1024);
-        std::io::Read::read_to_end(&mut std::fs::File::open(format!("/proc/{pid}/stat")).ok()?, &mut stat).ok()?;
+        let file = std::fs::File::open(format!("/proc/{pid}/stat"));
+        match file.and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut stat)) {
+            Ok(_) => Ok(ProcStat::parse(&stat)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(stat: &[u8]) -> Option<ProcStat> {
         // The second field is the program's name in parentheses and may hold anything, parentheses too.
         let after_name = stat.iter().rposition(|&byte| byte == b')')?;
         let fields: Vec<&str> = std::str::from_utf8(stat.get(after_name + 2..)?).ok()?.trim_end().split(' ').collect();
@@ -68,6 +85,11 @@ impl ProcStat {
     pub fn never_ran(&self) -> bool {
         self.flags & FORKED_WITHOUT_EXEC != 0
     }
+}
+
+/// Whether an error says that there is no such process.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Whether the process is the first of its own pid namespace, so that its end is the end of all in there
@@ -110,12 +132,19 @@ pub fn pidfs_inode(pidfd: BorrowedFd<'_>) -> Option<u64> {
 
 /// The process that was written down, as [`open_process`], or its zombie, which can still be asked how it ended. A start time
 /// is told in hundredths of a second; with an inode another process of the same pid is told apart for certain.
-#[must_use]
-pub fn open_remains(record: PidRecord, inode: Option<u64>) -> Option<(OwnedFd, ProcStat)> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
-    let stat = ProcStat::read(record.pid).filter(|stat| stat.start_time == record.start_time && stat.state != 'X')?;
+///
+/// # Errors
+/// For want of descriptors or memory: nothing is known of the process then.
+pub fn open_remains(record: PidRecord, inode: Option<u64>) -> std::io::Result<Option<(OwnedFd, ProcStat)>> {
+    let Some(pid) = Pid::from_raw(record.pid) else { return Ok(None) };
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+        pidfd => pidfd?,
+    };
+    let stat = ProcStat::find(record.pid)?;
+    let stat = stat.filter(|stat| stat.start_time == record.start_time && stat.state != 'X');
     let same = inode.is_none_or(|inode| pidfs_inode(pidfd.as_fd()).is_none_or(|found| found == inode));
-    same.then_some((pidfd, stat))
+    Ok(stat.filter(|_| same).map(|stat| (pidfd, stat)))
 }
 
 #[cfg(test)]
@@ -145,11 +174,11 @@ mod tests {
         let own = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
         let pid = pid.as_raw_nonzero().get();
         let record = PidRecord { pid, start_time: start_time(pid).unwrap() };
-        assert!(open_remains(record, None).is_some());
+        assert!(open_remains(record, None).unwrap().is_some());
         // Before Linux 6.9 there is none to compare.
         if let Some(inode) = pidfs_inode(own.as_fd()) {
-            assert!(open_remains(record, Some(inode)).is_some());
-            assert!(open_remains(record, Some(inode + 1)).is_none());
+            assert!(open_remains(record, Some(inode)).unwrap().is_some());
+            assert!(open_remains(record, Some(inode + 1)).unwrap().is_none());
         }
     }
 

@@ -29,39 +29,29 @@ pub struct EndedChild {
 /// # Errors
 /// ECHILD without children; others as waitid(2).
 pub fn peek_ended_child() -> Result<Option<EndedChild>> {
-    peek(libc::P_ALL, 0, Patience::None)
+    peek(libc::P_ALL, 0)
 }
 
-/// The same of one child. Unlike the wrappers of waitid(2), the system call tells what it took, too (wait4(2), "C
+/// The same of one child; `None` also while somebody traces its zombie. Unlike the wrappers of waitid(2), the system call tells what it took, too (wait4(2), "C
 /// library/kernel differences").
 ///
 /// # Errors
 /// ECHILD when it is none of ours; others as waitid(2).
-pub fn peek_child(pidfd: BorrowedFd<'_>, patience: Patience) -> Result<Option<EndedChild>> {
+pub fn peek_child(pidfd: BorrowedFd<'_>) -> Result<Option<EndedChild>> {
     loop {
-        match peek(libc::P_PIDFD, pidfd.as_raw_fd(), patience) {
+        match peek(libc::P_PIDFD, pidfd.as_raw_fd()) {
             Err(Errno::INTR) => {}
             peeked => return peeked,
         }
     }
 }
 
-/// How long to wait for an end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Not at all.
-    None,
-    /// For as long as it takes.
-    Unlimited,
-}
-
-fn peek(kind: libc::idtype_t, id: c_int, patience: Patience) -> Result<Option<EndedChild>> {
+fn peek(kind: libc::idtype_t, id: c_int) -> Result<Option<EndedChild>> {
     // SAFETY: siginfo_t is plain data; all zeroes is what waitid leaves when nothing has ended.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: rusage is plain data; all zeroes is valid.
     let mut rusage: libc::rusage = unsafe { std::mem::zeroed() };
-    let hang = if patience == Patience::None { libc::WNOHANG } else { 0 };
-    let options = libc::WEXITED | libc::WNOWAIT | hang;
+    let options = libc::WEXITED | libc::WNOWAIT | libc::WNOHANG;
     // SAFETY: `info` and `rusage` outlive the call.
     check(unsafe { libc::syscall(libc::SYS_waitid, kind, id, &raw mut info, options, &raw mut rusage) })?;
     // SAFETY: waitid fills the fields of SIGCHLD, or leaves zeroes.

@@ -247,7 +247,7 @@ fn life(program: &Path, root: &Path, bundle: &Path, id: &str) -> Result<()> {
     started
 }
 
-/// Directories of cgroups of our containers, in all hierarchies. They are made right below our own cgroup.
+/// Directories of cgroups of our containers, in all hierarchies.
 fn cgroups_below(folder: &Path) -> usize {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

@@ -23,9 +23,9 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use crate::registry::Failure;
+use crate::rpc;
 use crate::rpc::TAKEN;
 use crate::watch::watch;
-use crate::{rpc, socket};
 
 /// Why a call brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +181,7 @@ impl Client {
     /// [`ClientError::Connect`]
     pub async fn connect(path: &Path) -> Result<Client> {
         let fail = |errno| ClientError::Connect { path: path.to_owned(), errno };
-        let socket = socket::connect(path, SocketType::STREAM).map_err(fail)?;
+        let socket = brood_launcher::socket::connect(path, SocketType::STREAM).map_err(fail)?;
         let io_fail = |error: std::io::Error| fail(Errno::from_io_error(&error).unwrap_or(Errno::IO));
         rustix::io::ioctl_fionbio(&socket, true).map_err(fail)?;
         let stream = UnixStream::from_std(socket.into()).map_err(io_fail)?;
@@ -282,7 +282,7 @@ impl Client {
         let (ticket, path) =
             (reply.get_ticket()?.to_vec(), PathBuf::from(reply.get_path()?.to_string().map_err(capnp::Error::from)?));
         let sent = async {
-            let socket = socket::connect(&path, SocketType::SEQPACKET)?;
+            let socket = brood_launcher::socket::connect(&path, SocketType::SEQPACKET)?;
             frame::send(socket.as_fd(), &ticket, fds)?;
             acknowledged(socket).await
         };

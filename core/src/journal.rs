@@ -28,7 +28,7 @@ pub struct JournalEvent {
     pub seq: u64,
     /// Nanoseconds since the epoch.
     pub time: u64,
-    /// `create`, `start-container`, `exit`, `delete`.
+    /// `create`, `start-container`, `exit`, `delete` and others: docs/rpc.md.
     #[serde(rename = "type")]
     pub kind: String,
     /// The container.

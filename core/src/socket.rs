@@ -1,14 +1,14 @@
 //! The daemon's sockets: `<root>/brood.sock` for RPC, `<root>/stdio.sock` for descriptors. Files of mode 0600 in a
 //! directory of mode 0700, never abstract (CVE-2020-15257), and the peer's uid is checked on top.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::Context;
 use brood_launcher::state::StateRoot;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketType;
 
 /// RPC.
 pub const RPC: &str = "brood.sock";
@@ -47,40 +47,13 @@ impl Listeners {
 
 fn bind(root: &StateRoot, name: &str, kind: SocketType) -> anyhow::Result<OwnedFd> {
     let path = root.path().join(name);
-    let bound = (|| {
-        let (_directory, address) = address(&path)?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    let bound = brood_launcher::socket::at(&path, kind, |socket, address| {
         // The mode is in place before anybody could connect: between bind and listen nobody can.
-        rustix::net::bind(&socket, &address)?;
+        rustix::net::bind(socket, address)?;
         rustix::fs::chmod(&path, Mode::from_raw_mode(0o600))?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(socket)
-    })();
+        rustix::net::listen(socket, BACKLOG)
+    });
     bound.map_err(|errno: Errno| std::io::Error::from(errno)).with_context(|| path.display().to_string())
-}
-
-/// An address of a path of any length: `sun_path` holds 108 bytes only, so a longer path goes by its directory's
-/// descriptor, which must stay open as long as the address is used.
-fn address(path: &Path) -> Result<(Option<OwnedFd>, SocketAddrUnix), Errno> {
-    if let Ok(address) = SocketAddrUnix::new(path) {
-        return Ok((None, address));
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path.parent().unwrap_or(path), flags, Mode::empty())?;
-    let mut short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    short.push(path.file_name().unwrap_or_default());
-    Ok((Some(directory), SocketAddrUnix::new(&short)?))
-}
-
-/// Connects to a unix socket.
-///
-/// # Errors
-/// As connect(2): ENOENT or ECONNREFUSED when no daemon is there, EACCES when it is not ours to use.
-pub fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd, Errno> {
-    let (_directory, address) = address(path)?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&socket, &address)?;
-    Ok(socket)
 }
 
 /// One daemon per state root: the lock is held as long as the descriptor is open.

@@ -130,14 +130,20 @@ impl Zygotes {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let mut command = Command::new(self.exe.path());
         command.arg0(Role::Zygote.argv0()).stdin(Stdio::from(theirs)).stdout(Stdio::null());
-        let process = command.env_clear().spawn()?;
+        let socket = watch(ours, Interest::READABLE | Interest::WRITABLE)?;
+        let mut process = command.env_clear().spawn()?;
         if let Some(nofile) = &self.nofile {
             // Before the first launch: its children inherit it.
-            rustix::process::prlimit(Some(Pid::from_child(&process)), Resource::Nofile, *nofile)?;
+            let limited = rustix::process::prlimit(Some(Pid::from_child(&process)), Resource::Nofile, *nofile);
+            if let Err(errno) = limited {
+                let _ = process.kill();
+                let _ = process.wait();
+                return Err(errno.into());
+            }
         }
         drop(command); // and with it our copy of the zygote's end: its death must be an end of file
         let zygote = Rc::new(Zygote {
-            socket: watch(ours, Interest::READABLE | Interest::WRITABLE)?,
+            socket,
             started: Instant::now(),
             process: process.into(),
             pending: RefCell::default(),
@@ -152,10 +158,11 @@ impl Zygotes {
     async fn serve(self: Rc<Self>, slot: usize, zygote: Rc<Zygote>) {
         let reason = zygote.answers().await;
         zygote.dead.set(true);
+        // Before anybody looks for what it has left: it clones no more.
+        let status = zygote.end();
         for answer in zygote.pending.borrow_mut().drain(..) {
             let _ = answer.send(Err(LaunchError::ZygoteDied));
         }
-        let status = zygote.end();
         if self.stopping.get() {
             return;
         }
@@ -225,9 +232,14 @@ impl Zygote {
                             None
                         }
                     };
-                    if let Some(Ok(spawned)) = unwanted {
-                        // Whoever asked has given up meanwhile.
-                        tokio::task::spawn_local(end_child_meanwhile(spawned.pidfd));
+                    // Whoever asked has given up meanwhile.
+                    let left = match unwanted {
+                        Some(Ok(spawned)) => vec![spawned.pidfd],
+                        Some(Err(LaunchError::Spawn(error))) => error.killed,
+                        _ => Vec::new(),
+                    };
+                    for pidfd in left {
+                        tokio::task::spawn_local(end_child_meanwhile(pidfd));
                     }
                 }
                 Ok(None) => return "end of file",

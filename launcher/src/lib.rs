@@ -33,6 +33,7 @@ pub mod rootless;
 pub mod seal;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod spawn;
 pub mod state;
 pub mod sys;

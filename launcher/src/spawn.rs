@@ -9,6 +9,7 @@
 
 #![expect(unsafe_code, reason = "clone3: the child continues on a copy of this stack")]
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
@@ -26,6 +27,7 @@ pub struct Host {
     proc: OwnedFd,
     clone_parent: bool,
     ignored_signals: u64,
+    astray: Cell<bool>,
 }
 
 /// A new child.
@@ -71,7 +73,17 @@ impl Host {
     pub fn open(clone_parent: bool) -> Result<Host, SpawnError> {
         let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::open(c"/proc", directory, Mode::empty()).map_err(failed("open /proc"))?;
-        Ok(Host { proc, clone_parent, ignored_signals: sys::ignored_signals() })
+        Ok(Host { proc, clone_parent, ignored_signals: sys::ignored_signals(), astray: Cell::new(false) })
+    }
+
+    /// Whether we are still in a namespace that was joined for a clone: then nobody else is to be cloned from here.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        self.astray.get()
+    }
+
+    fn back(&self, journey: &Journey) -> Result<(), SpawnError> {
+        journey.back().inspect_err(|_| self.astray.set(true))
     }
 
     /// Starts the child of a plan. The process must have a single thread.
@@ -108,7 +120,7 @@ impl Host {
             None => {
                 let journey = self.join(plan, fd)?;
                 let cloned = clone_child(birth, self.clone_parent);
-                let returned = journey.back();
+                let returned = self.back(&journey);
                 let (pid, pidfd) = cloned.map_err(failed("clone3"))?;
                 (Spawned { pid, pidfd, helper: None }, returned)
             }
@@ -135,7 +147,7 @@ impl Host {
         let mut journey = Journey::default();
         match self.join_each(plan, fd, &mut journey) {
             Ok(()) => Ok(journey),
-            Err(error) => journey.back().and(Err(error)),
+            Err(error) => self.back(&journey).and(Err(error)),
         }
     }
 

@@ -137,7 +137,10 @@ fn features_have_the_specifications_fields() {
     ] {
         assert!(list.as_array().is_some_and(|list| list.contains(&json!(word))), "{word}: {list}");
     }
-    for kind in ["v1", "v2", "systemd", "systemdUser"] {
+    for kind in ["v1", "v2"] {
+        assert_eq!(linux["cgroup"][kind], true, "{kind}");
+    }
+    for kind in ["systemd", "systemdUser"] {
         assert!(linux["cgroup"][kind].is_boolean(), "{kind}");
     }
     for part in ["seccomp", "apparmor", "selinux"] {

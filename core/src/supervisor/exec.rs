@@ -63,9 +63,15 @@ impl Supervisor {
         Ok(Cloned { plan, asked_maps: AskedMaps::default(), status, hooked: None })
     }
 
-    /// Removes what is left of a launch that brought no child.
-    async fn undo_exec(&self, error: LaunchError, reserved: exec::Reserved, cgroups: Cgroups) -> Failure {
+    /// Removes what is left of a launch that brought no child, however long its caller waits for that.
+    async fn undo_exec(self: &Rc<Self>, error: LaunchError, reserved: exec::Reserved, cgroups: Cgroups) -> Failure {
         let failure = launch_failure(&error);
+        let undone = tokio::task::spawn_local(self.clone().end_unborn(error, reserved, cgroups));
+        let _ = undone.await;
+        failure
+    }
+
+    async fn end_unborn(self: Rc<Self>, error: LaunchError, reserved: exec::Reserved, cgroups: Cgroups) {
         // With nobody on the way, a child of ours in there that is not written down is one that the dead zygote has left.
         let all_known = self.launching_execs.write().await;
         let known: HashSet<i32> = self.records.borrow().values().map(|record| record.pid).collect();
@@ -81,7 +87,6 @@ impl Supervisor {
             tracing::warn!(%failure, "undo an exec");
         }
         drop(all_known);
-        failure
     }
 }
 

@@ -224,11 +224,11 @@ impl Supervisor {
         }
     }
 
-    /// Removes what is left of a launch that brought no child.
-    async fn undo(&self, error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
+    /// Removes what is left of a launch that brought no child, however long its caller waits for that.
+    async fn undo(self: &Rc<Self>, error: LaunchError, reserved: Reserved, state: ContainerState) -> Failure {
         let failure = launch_failure(&error);
         // Killing and waiting may take a moment, which the loop does not have.
-        let undone = self.blocking(move || {
+        let undo = move || {
             if let LaunchError::Spawn(error) = error {
                 error.killed.iter().for_each(end_child);
             }
@@ -239,10 +239,14 @@ impl Supervisor {
                 child.iter().for_each(end_child);
             }
             remove_unborn(reserved.dir(), &state)
+        };
+        let supervisor = self.clone();
+        let undone = tokio::task::spawn_local(async move {
+            if let Err(failure) = supervisor.blocking(undo).await.flatten() {
+                tracing::warn!(%failure, "undo a launch");
+            }
         });
-        if let Err(failure) = undone.await.flatten() {
-            tracing::warn!(%failure, "undo a launch");
-        }
+        let _ = undone.await;
         failure
     }
 }

@@ -16,6 +16,10 @@ use crate::registry::{Event, Failure, Instance};
 /// How long processes that were killed may take to leave a cgroup.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long until it is tried again to clear something away; twice as long each time, up to the second value.
+const CLEAR_PAUSE_MIN: Duration = Duration::from_secs(1);
+const CLEAR_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 impl Supervisor {
     pub(super) fn remove(self: &Rc<Self>, instance: Instance) {
         let what = self.records.borrow().get(&instance).map(|record| match &record.files.container {
@@ -59,18 +63,29 @@ impl Supervisor {
         self.blocking(remove).await?.map_err(|error| failed(error.into()))
     }
 
-    /// Removes in the background what nobody has in a registry.
+    /// Removes in the background what nobody has in a registry, and so nobody can remove: it is tried until it succeeds.
     pub(super) fn clear_away(self: &Rc<Self>, dir: ContainerDir, state: Arc<ContainerState>, why: &'static str) {
         let supervisor = self.clone();
-        tokio::task::spawn_local(async move { supervisor.removed(dir, state, why).await });
+        tokio::task::spawn_local(async move {
+            let mut pause = CLEAR_PAUSE_MIN;
+            while !supervisor.removed(dir.clone(), state.clone(), why).await {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(CLEAR_PAUSE_MAX);
+            }
+        });
     }
 
-    async fn removed(&self, dir: ContainerDir, state: Arc<ContainerState>, why: &'static str) {
+    /// Whether it could be.
+    async fn removed(&self, dir: ContainerDir, state: Arc<ContainerState>, why: &'static str) -> bool {
         let id = state.id.clone();
         match self.remove_container(dir, state).await {
             Ok(()) => tracing::warn!(container = id, "{why}: removed"),
-            Err(failure) => tracing::warn!(container = id, %failure, "{why}"),
+            Err(failure) => {
+                tracing::warn!(container = id, %failure, "{why}");
+                return false;
+            }
         }
+        true
     }
 
     /// Removes, in the background, what embedded supervisors left that were killed, and reservations that were never

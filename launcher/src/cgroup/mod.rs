@@ -7,9 +7,8 @@
 //! | v1 | one for each of devices, memory, pids, cpuacct and freezer, and for any other controller that a limit needs |
 //! | hybrid | v2's to be born, frozen and killed by, with the processor's time; v1's of memory, pids and what a limit needs |
 //!
-//! A directory is `brood-<root>-<id>` in our own cgroup, so a delegated subtree (systemd's `Delegate=`) is enough (of
-//! `brood-oci`'s, which may have no state directory of its own, `<id>`); or what
-//! `linux.cgroupsPath` says, absolute from the hierarchy's root. Where the host has no writable hierarchy, a container goes
+//! A directory is `brood-<root>-<id>` in our own cgroup, on v2 beside it (of `brood-oci`'s, which may have no state directory
+//! of its own, `<id>`); or what `linux.cgroupsPath` says, absolute from the hierarchy's root. Where the host has no writable hierarchy, a container goes
 //! without. On v1 the child itself enters, by writing `0` to `tasks` before anything else: a single thread that moves itself
 //! does not wait for the RCU grace period that writing its pid to `cgroup.procs` may cost.
 //!

@@ -72,7 +72,7 @@ impl Launch {
         FdIndex(u16::try_from(self.fds.len() - 1).expect("a process has far fewer descriptors"))
     }
 
-    /// The child is born in the cgroup v2 directory, and enters those of v1 before anything else.
+    /// The child is born in the cgroup v2 directory, and enters those of v1 before it does anything else.
     fn enter_cgroups(&mut self, entrance: Entrance, steps: &mut Vec<Step>) {
         self.plan.cgroup = entrance.birth.map(|directory| self.add_fd(directory));
         steps.extend(entrance.tasks.into_iter().map(|tasks| Step::JoinCgroup { tasks: self.add_fd(tasks) }));

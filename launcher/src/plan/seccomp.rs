@@ -1,20 +1,18 @@
 //! The seccomp filter of a process: compiled, and connected to whoever decides about `SCMP_ACT_NOTIFY`.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex};
 
 use oci_spec::runtime::LinuxSeccomp;
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketType;
 
 use super::build::PlanError;
 use super::{Launch, SeccompListener, StateText, Step};
 use crate::config::one_line;
 use crate::report::errno_text;
-use crate::seccomp;
 use crate::state::{ContainerState, Status};
+use crate::{seccomp, socket};
 
 /// The step that puts a process under a profile; the filter comes from the cache of filters. `init_pid` is given for an
 /// exec: its container has a pid of its own.
@@ -56,18 +54,8 @@ fn state(profile: &LinuxSeccomp, container: &ContainerState, init_pid: Option<i3
     StateText::of_process(container, profile.listener_metadata().as_deref().unwrap_or_default(), state)
 }
 
-/// Connects by way of the directory: the path may be longer than an address.
 fn connect(path: &Path) -> Result<OwnedFd, PlanError> {
-    let connected = || {
-        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
-        let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let directory_path = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        let address = SocketAddrUnix::new(Path::new(&directory_path).join(name))?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        rustix::net::connect(&socket, &address)?;
-        Ok(socket)
-    };
-    connected().map_err(|errno| {
+    socket::connect(path, SocketType::STREAM).map_err(|errno| {
         let problem = format!("{}: failed to connect with seccomp agent: {}", path.display(), errno_text(errno));
         PlanError::new("linux.seccomp.listenerPath", problem)
     })

@@ -1,14 +1,14 @@
 //! `start.sock`: where a process that is set up waits for its start. The connection alone starts the program, and carries
 //! its last reports. Until it is set up the socket has another name: whoever looks at the folder sees that it is being made.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketType;
 
 use super::StateError;
+use crate::socket;
 
 /// Name of the socket in the folder of a container (for its init process) or of an exec.
 const NAME: &str = "start.sock";
@@ -47,17 +47,17 @@ impl StartSocket {
         std::fs::rename(&early, self.folder.join(NAME)).map_err(|source| StateError::Io { path: early, source })
     }
 
-    /// Makes the socket, listening, to be announced. It is bound by way of the folder's descriptor, since a container's ID
-    /// alone may be longer than the 108 bytes of a socket address (unix(7)).
+    /// Makes the socket, listening, to be announced.
     ///
     /// # Errors
     /// The file system refuses.
     pub fn listen(&self) -> Result<OwnedFd, StateError> {
-        self.with_address(EARLY_NAME, |socket, address| {
+        let path = self.folder.join(EARLY_NAME);
+        let listening = socket::at(&path, SocketType::SEQPACKET, |socket, address| {
             rustix::net::bind(socket, address)?;
             rustix::net::listen(socket, 1)
-        })
-        .map_err(|errno| StateError::Io { path: self.folder.join(EARLY_NAME), source: errno.into() })
+        });
+        listening.map_err(|errno| StateError::Io { path, source: errno.into() })
     }
 
     /// Connects: this alone starts the program. What is read from the connection are its last reports.
@@ -65,7 +65,7 @@ impl StartSocket {
     /// # Errors
     /// ENOENT: started already; ECONNREFUSED: gone.
     pub fn connect(&self) -> Result<OwnedFd, Errno> {
-        self.with_address(NAME, |socket, address| rustix::net::connect(socket, address))
+        socket::connect(&self.folder.join(NAME), SocketType::SEQPACKET)
     }
 
     /// Removes the socket: the program was started, or can be no more.
@@ -74,18 +74,5 @@ impl StartSocket {
         for name in [NAME, EARLY_NAME] {
             let _ = std::fs::remove_file(self.folder.join(name));
         }
-    }
-
-    fn with_address(
-        &self,
-        name: &str,
-        act: impl FnOnce(&OwnedFd, &SocketAddrUnix) -> Result<(), Errno>,
-    ) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&self.folder, flags, Mode::empty())?;
-        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        act(&socket, &address)?;
-        Ok(socket)
     }
 }

@@ -49,6 +49,7 @@ pub fn serve(socket: BorrowedFd<'_>) -> Result<(), String> {
         let reply = launch(&host, &request);
         drop(request);
         match frame::send_reply(socket, reply) {
+            Ok(()) if host.is_astray() => return Err("cannot return to its own namespaces".to_owned()),
             Ok(()) => {}
             Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
             Err(errno) => return Err(format!("reply: {errno}")),

@@ -3,7 +3,6 @@
 use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -18,8 +17,8 @@ use crate::signals::Source;
 
 /// Connects to a socket that waits for a descriptor.
 pub fn connect(option: &str, path: &Path) -> anyhow::Result<OwnedFd> {
-    let socket = UnixStream::connect(path).with_context(|| format!("{option} {}", path.display()))?;
-    Ok(socket.into())
+    let connected = brood_launcher::socket::connect(path, SocketType::STREAM).map_err(std::io::Error::from);
+    connected.with_context(|| format!("{option} {}", path.display()))
 }
 
 /// Sends a descriptor, with its name as the message that it needs.

@@ -90,7 +90,7 @@ fn document() -> Value {
             "namespaces": those(&NAMESPACES, |kind| accepts_linux("namespaces", json!([{ "type": kind }]))),
             "capabilities": capabilities,
             "cgroup": {
-                "v1": false,
+                "v1": accepts_linux("resources", json!({ "memory": { "limit": 1 } })),
                 "v2": accepts_linux("resources", json!({ "memory": { "limit": 1 } })),
                 "systemd": SYSTEMD_SUPPORTED,
                 "systemdUser": SYSTEMD_SUPPORTED,

@@ -193,7 +193,8 @@ fn end(dir: &ContainerDir, id: &str) -> anyhow::Result<()> {
     let _ = rustix::process::pidfd_send_signal(&init, Signal::KILL);
     let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
     let mut poll = [PollFd::from_borrowed_fd(init.as_fd(), PollFlags::IN)];
-    let ended = rustix::event::poll(&mut poll, Some(&timeout)).context("wait for the container")?;
+    let ended = rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&timeout)));
+    let ended = ended.context("wait for the container")?;
     ensure!(ended > 0, "container {id} did not end within {} s of SIGKILL", PATIENCE.as_secs());
     Ok(())
 }

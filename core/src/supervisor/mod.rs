@@ -11,10 +11,12 @@
 //!
 //! Reading order: here; `act` for the effects; `launch`, `exec` and `checkpoint` for the way from order to running, `start`
 //! for that from created to running, `hooks` on either; `remove` for the end; `recover` for what an earlier supervisor left;
-//! `record` for what is written down of exits and events; `resources` and `oom` for limits, figures and memory.
+//! `record` for what is written down of exits and events; `resources` and `oom` for limits, figures and memory; `thread` for
+//! what blocks; `drain` for the end before an upgrade.
 
 mod act;
 mod checkpoint;
+mod drain;
 mod exec;
 mod hooks;
 mod launch;
@@ -27,6 +29,7 @@ mod start;
 mod thread;
 
 pub use checkpoint::CheckpointFolder;
+pub use drain::UPGRADING;
 pub use exec::ExecOrder;
 
 use std::cell::{Cell, RefCell};
@@ -269,19 +272,6 @@ fn going_down(_: tokio::task::JoinError) -> Failure {
     Failure::new(FailureKind::Internal, "the supervisor is stopping".to_owned())
 }
 
-/// The refusal of what comes while another supervisor is about to take over: nothing of it was begun.
-pub const UPGRADING: &str = "the daemon is being upgraded: try again";
-
-/// A captured run that is under way.
-pub struct Capturing(Rc<Supervisor>);
-
-impl Drop for Capturing {
-    fn drop(&mut self) {
-        self.0.captures.set(self.0.captures.get() - 1);
-        self.0.settled.notify_one();
-    }
-}
-
 /// The supervisor.
 pub struct Supervisor {
     settings: Settings,
@@ -407,26 +397,6 @@ impl Supervisor {
         Creation { instance, created, exit }
     }
 
-    /// Runs what may block on another thread; at most [`BLOCKING_THREADS_MAX`] at a time, whatever the runtime allows.
-    ///
-    /// # Errors
-    /// No thread can be had, or the runtime is going down.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let _turn = self.blocking.acquire().await.ok();
-        self.on_thread(work).await
-    }
-
-    /// The same without waiting for a turn.
-    async fn on_thread<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        self.thread.insist().map_err(|error| {
-            let message = format!("start a thread: {}", error.to_string().to_lowercase());
-            Failure::new(FailureKind::Overloaded, message)
-        })?;
-        let done = tokio::task::spawn_blocking(work).await.map_err(going_down);
-        self.thread.has_worked();
-        done
-    }
-
     /// Hands a command to a process to the core. It is handled when this returns, not when the answer is awaited, so that callers
     /// may rely on the order of their calls.
     pub fn ask(self: &Rc<Self>, target: Target, command: ProcessCommand) -> Asked {
@@ -436,8 +406,10 @@ impl Supervisor {
 
     fn ask_as(self: &Rc<Self>, ticket: Ticket, command: Command, waits_for: Option<Instance>) -> Asked {
         let (sender, receiver) = oneshot::channel();
-        if self.draining.get() && waits_for.is_none() {
-            let _ = sender.send(Reply::Refused(Failure::new(FailureKind::Overloaded, UPGRADING.to_owned())));
+        if waits_for.is_none()
+            && let Err(upgrading) = self.insist_on_staying()
+        {
+            let _ = sender.send(Reply::Refused(upgrading));
         } else {
             self.replies.borrow_mut().insert(ticket, sender);
             self.dispatch(Input::Command(ticket, command));
@@ -499,30 +471,6 @@ impl Supervisor {
         if let Some(keeper) = &self.keeper {
             keeper.ready();
         }
-    }
-
-    /// Begins nothing new, and returns when all that is under way has come to its end, captured runs among it, or when that
-    /// takes too long: false.
-    pub async fn drain(&self, patience: Duration) -> bool {
-        self.draining.set(true);
-        let idle = async {
-            while self.captures.get() > 0 || self.core.borrow().changing() > 0 {
-                self.settled.notified().await;
-            }
-        };
-        tokio::time::timeout(patience, idle).await.is_ok()
-    }
-
-    /// Refuses what an upgrade would have to wait for.
-    fn insist_on_staying(&self) -> Result<(), Failure> {
-        if self.draining.get() { Err(Failure::new(FailureKind::Overloaded, UPGRADING.to_owned())) } else { Ok(()) }
-    }
-
-    /// Counts a captured run, whose output would be lost with us, or a checkpoint, for as long as the guard lives.
-    #[must_use]
-    pub fn capturing(self: &Rc<Self>) -> Capturing {
-        self.captures.set(self.captures.get() + 1);
-        Capturing(self.clone())
     }
 
     /// Goes on with another keeper.

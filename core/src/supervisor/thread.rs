@@ -1,10 +1,13 @@
-//! Whether the runtime has a thread for what blocks.
+//! What blocks, on threads of the runtime.
 //!
 //! tokio's `spawn_blocking` panics when it has no thread at all and cannot start one, and that would end the supervisor. With
 //! one that is there already the work waits its turn.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
+
+use super::{Supervisor, going_down};
+use crate::registry::{Failure, FailureKind};
 
 /// For so long after its work a thread is there for certain: tokio lets it go after 10 s.
 const WARM: Duration = Duration::from_secs(8);
@@ -39,5 +42,33 @@ impl Warmth {
     /// A thread has worked just now.
     pub(super) fn has_worked(&self) {
         self.0.set(Some(Instant::now()));
+    }
+}
+
+impl Supervisor {
+    /// Runs what may block on another thread; at most [`crate::limits::BLOCKING_THREADS_MAX`] at a time, whatever the runtime allows.
+    ///
+    /// # Errors
+    /// No thread can be had, or the runtime is going down.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let _turn = self.blocking.acquire().await.ok();
+        self.on_thread(work).await
+    }
+
+    /// The same without waiting for a turn.
+    pub(super) async fn on_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.thread.insist().map_err(|error| {
+            let message = format!("start a thread: {}", error.to_string().to_lowercase());
+            Failure::new(FailureKind::Overloaded, message)
+        })?;
+        let done = tokio::task::spawn_blocking(work).await.map_err(going_down);
+        self.thread.has_worked();
+        done
     }
 }

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::keeper::{Inherited, KeeperLink, Spare};
 use crate::reactor::{self, Choice};
 use crate::rpc;
-use crate::supervisor::{Settings, Supervisor};
+use crate::supervisor::{Settings, Supervisor, Told};
 use crate::watch::watch;
 
 /// How long answers may take to leave before an upgrade.
@@ -165,8 +165,12 @@ async fn until_it_dies(supervisor: &Rc<Supervisor>, socket: OwnedFd) {
         };
         let Ok(mut guard) = ready else { return };
         guard.clear_ready();
-        if !supervisor.hear_keeper() {
-            return;
+        loop {
+            match supervisor.hear_keeper() {
+                Told::Some => tokio::task::yield_now().await,
+                Told::All => break,
+                Told::ByNobody => return,
+            }
         }
     }
 }

@@ -101,8 +101,9 @@ pub const EVENTS_PER_BATCH: usize = 256;
 /// Events kept by default (`--retain-count`); a subscriber who falls further behind is told so.
 pub const RETAIN_COUNT_DEFAULT: usize = 500;
 
-/// Exit notices taken from the kernel in one turn of the loop.
-pub const EXITS_PER_TURN: usize = 256;
+/// Exit notices taken from the kernel, or from the keeper, in one turn of the loop: about 10 ms of work. Then others have their
+/// turn.
+pub const EXITS_PER_TURN: usize = 32;
 
 /// Submission entries of the exit ring. The kernel keeps completions that do not fit (`IORING_FEAT_NODROP`).
 pub const EXIT_RING_ENTRIES: u32 = 256;

@@ -37,6 +37,19 @@ fn limit_with_room(pid: i32, room: usize) -> u64 {
     u64::try_from(last).unwrap()
 }
 
+/// Has a container run and waits until the supervisor holds nothing of it any more; what is opened once and for all is open
+/// then.
+fn warm_up(sandbox: &Sandbox, daemon: &Daemon<'_>) {
+    let held = || {
+        let all = procfs::descriptors(daemon.supervisor().pid);
+        all.iter().filter(|(_, what)| ["socket:", "pipe:", "pidfd"].iter().any(|kind| what.contains(kind))).count()
+    };
+    let containers = || fs::read_dir(sandbox.root()).unwrap().flatten().filter(|entry| entry.path().is_dir()).count();
+    let before = held();
+    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    waiting::until("a supervisor that holds nothing", || (containers() == 0 && held() <= before).then_some(()));
+}
+
 #[test]
 fn without_descriptors_clients_wait_and_the_loop_does_not_spin() {
     for reactor in brood_tests::daemon::REACTORS {
@@ -170,7 +183,7 @@ fn without_descriptors_an_attached_run_hears_so() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
     let supervisor = daemon.supervisor().pid;
-    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    warm_up(&sandbox, &daemon);
     // Its connection, that for its descriptors, and one of the three.
     let before = limit_descriptors(supervisor, limit_with_room(supervisor, 3));
     let run = daemon.brood().args(["run", "--rm", "--", "true"]).run().expect(125);
@@ -186,7 +199,7 @@ fn descriptors_that_nobody_took_are_handed_over_again() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::start(&sandbox, &["--zygotes", "1"]);
     let supervisor = daemon.supervisor().pid;
-    daemon.brood().args(["run", "--rm", "--", "true"]).run().ok();
+    warm_up(&sandbox, &daemon);
     // Its connection, and nothing else.
     limit_descriptors(supervisor, limit_with_room(supervisor, 1));
     let run = daemon.brood().args(["run", "--rm", "--", "echo", "said"]).start();

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode};
+use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -124,11 +124,16 @@ impl Process {
         };
     }
 
-    /// Whether somebody else's child has ended.
-    fn is_gone(&self) -> bool {
-        let Process::Strange { pidfd, .. } = self else { return false };
-        let mut poll = [PollFd::new(pidfd, PollFlags::IN)];
-        rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    /// Reaps it if it has ended: its status, `None` of somebody else's child.
+    fn ended(&mut self) -> std::io::Result<Option<Option<ExitStatus>>> {
+        match self {
+            Process::Child(child) => Ok(child.try_wait()?.map(Some)),
+            Process::Strange { pidfd, .. } => {
+                let mut poll = [PollFd::new(pidfd, PollFlags::IN)];
+                let ready = rustix::event::poll(&mut poll, Some(&Timespec::default()));
+                Ok(ready.is_ok_and(|ready| ready > 0).then_some(None))
+            }
+        }
     }
 }
 
@@ -343,14 +348,15 @@ impl Keeper {
 
     /// Reaps every child that has ended. Returns the supervisor's status when it was among them.
     /// It is not known of one that was somebody else's child.
-    fn reap(&mut self) -> anyhow::Result<Option<(Option<std::process::ExitStatus>, bool)>> {
+    fn reap(&mut self) -> anyhow::Result<Option<(Option<ExitStatus>, bool)>> {
         self.unknown = false;
-        if self.supervisor.as_ref().is_some_and(|running| running.process.is_gone()) {
-            // Its last words may have come after we listened.
-            self.hear();
-            return Ok(self.supervisor.take().map(|running| (None, running.ready)));
-        }
         loop {
+            let ended = self.supervisor.as_mut().map(|running| running.process.ended()).transpose();
+            if let Some(status) = ended.context("reap the supervisor")?.flatten() {
+                // Its last words may have come after we listened.
+                self.hear();
+                return Ok(self.supervisor.take().map(|running| (status, running.ready)));
+            }
             // Looked at first and reaped after it is written down: start time and flags are gone with the zombie.
             let ended = match brood_launcher::sys::peek_ended_child() {
                 Ok(Some(ended)) => ended,
@@ -358,14 +364,8 @@ impl Keeper {
                 Err(errno) => return Err(errno).context("waitid"),
             };
             let raw = ended.pid;
-            let is_child =
-                |running: &mut Running| matches!(running.process, Process::Child(_)) && running.process.pid() == raw;
-            if self.supervisor.as_mut().is_some_and(is_child) {
-                self.hear();
-            }
-            if let Some(Running { process: Process::Child(mut child), ready, .. }) = self.supervisor.take_if(is_child) {
-                let status = child.wait().context("reap the supervisor")?;
-                return Ok(Some((Some(status), ready)));
+            if self.supervisor.as_ref().is_some_and(|running| running.process.pid() == raw) {
+                continue;
             }
             let Some(stat) = ProcStat::read(raw) else {
                 // For want of memory or descriptors. Nobody could tell whose exit this was: it stays a zombie for now.

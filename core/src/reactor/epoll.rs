@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::ExitSource;
+use crate::limits::EXITS_PER_TURN;
 
 /// The set.
 pub(super) struct EpollSource {
@@ -32,7 +33,7 @@ impl ExitSource for EpollSource {
 
     fn take(&mut self, tokens: &mut Vec<u64>, limit: usize) -> std::io::Result<()> {
         let nothing = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
-        let mut events = [nothing; 64];
+        let mut events = [nothing; EXITS_PER_TURN];
         while tokens.len() < limit {
             let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
             let count = epoll::wait(&self.set, &mut events[..], Some(&now))?;

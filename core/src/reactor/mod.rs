@@ -13,6 +13,7 @@
 mod epoll;
 mod uring;
 
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use tokio::io::Interest;
@@ -81,9 +82,11 @@ trait ExitSource: AsFd {
 
 /// The chosen source inside the loop.
 pub struct Exits {
-    source: std::cell::RefCell<Box<dyn ExitSource>>,
+    source: RefCell<Box<dyn ExitSource>>,
     /// A second descriptor of the ring or set, for the loop to wait on.
     readiness: AsyncFd<OwnedFd>,
+    /// There may be more than was taken, of which no new edge will tell.
+    more: Cell<bool>,
 }
 
 impl Exits {
@@ -97,7 +100,7 @@ impl Exits {
             Kind::Epoll => Box::new(epoll::EpollSource::new()?),
         };
         let readiness = watch(source.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
-        Ok(Exits { source: source.into(), readiness })
+        Ok(Exits { source: source.into(), readiness, more: Cell::new(false) })
     }
 
     /// Watches a process; its token comes once, when it has ended (at once if it has already).
@@ -108,22 +111,23 @@ impl Exits {
         self.source.borrow_mut().watch(pidfd, token)
     }
 
-    /// Waits for exits and returns their tokens, at most [`EXITS_PER_TURN`] at a time.
+    /// Waits for exits and returns their tokens, at most [`EXITS_PER_TURN`] at a time. Between two of many others have their
+    /// turn.
     ///
     /// # Errors
     /// The ring or epoll set broke.
     pub async fn next(&self) -> std::io::Result<Vec<u64>> {
         let mut tokens = Vec::new();
         loop {
-            // Cleared before taking: what comes in between makes it ready again.
-            let mut guard = self.readiness.readable().await?;
-            guard.clear_ready();
+            if self.more.get() {
+                tokio::task::yield_now().await;
+            } else {
+                // Cleared before taking: what comes in between makes it ready again.
+                self.readiness.readable().await?.clear_ready();
+            }
             self.source.borrow_mut().take(&mut tokens, EXITS_PER_TURN)?;
+            self.more.set(tokens.len() >= EXITS_PER_TURN);
             if !tokens.is_empty() {
-                if tokens.len() >= EXITS_PER_TURN {
-                    // There may be more, of which no new edge will tell.
-                    self.source.borrow_mut().take(&mut tokens, usize::MAX)?;
-                }
                 return Ok(tokens);
             }
         }

@@ -31,6 +31,7 @@ mod thread;
 pub use checkpoint::CheckpointFolder;
 pub use drain::UPGRADING;
 pub use exec::ExecOrder;
+pub use recover::Told;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -25,7 +25,19 @@ use crate::exe::Role;
 use crate::fault;
 use crate::journal::Journal;
 use crate::keeper::{Heard, KeptExit};
+use crate::limits::EXITS_PER_TURN;
 use crate::registry::{Adopted, ContainerRemains, Event, Kept, ProcessCommand, Reaper, Remains};
+
+/// What the keeper has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// There may be more.
+    Some,
+    /// All that there is now.
+    All,
+    /// It is gone.
+    ByNobody,
+}
 
 /// Exits that the journal tells of.
 struct Journaled {
@@ -286,15 +298,15 @@ impl Supervisor {
         }
     }
 
-    /// Takes what the keeper has to tell; false when it is gone.
+    /// Takes what the keeper has to tell, but no more than is one turn's.
     #[must_use]
-    pub fn hear_keeper(self: &Rc<Self>) -> bool {
-        let Some(keeper) = &self.keeper else { return false };
-        loop {
+    pub fn hear_keeper(self: &Rc<Self>) -> Told {
+        let Some(keeper) = &self.keeper else { return Told::ByNobody };
+        for _ in 0..EXITS_PER_TURN {
             match keeper.hear() {
                 Heard::Exit(kept) => self.kept_exit(&kept),
                 Heard::Synced => self.give_up_unaccounted(),
-                Heard::Nothing => return true,
+                Heard::Nothing => return Told::All,
                 Heard::Gone => {
                     self.give_up_unaccounted();
                     // Another keeper will not be their parent.
@@ -306,10 +318,11 @@ impl Supervisor {
                     // These it would have told.
                     let awaited = self.inherited.borrow_mut().awaited();
                     awaited.into_iter().for_each(|instance| self.on_exit(instance));
-                    return false;
+                    return Told::ByNobody;
                 }
             }
         }
+        Told::Some
     }
 
     /// The keeper reaped a process that it had inherited: one that was adopted, or somebody's orphan.

@@ -36,7 +36,6 @@ impl Warmth {
         while self.insist().is_err() {
             tokio::time::sleep(PAUSE).await;
         }
-        self.has_worked();
     }
 
     /// A thread has worked just now.

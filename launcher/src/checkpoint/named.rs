@@ -96,13 +96,13 @@ pub fn create(
         let text = serde_json::to_vec(checkpoint).map_err(|error| fail(error.into()))?;
         replace_file(&images.join(BEGUN), &text, 0o600)?;
         let complete = || std::fs::rename(images.join(BEGUN), images.join(FILE));
-        let mut completed = Ok(());
+        let mut completed = None;
         super::dump(dir, state, &loaded.spec, options, || {
             // Before it is told, and before CRIU may end the container.
-            completed = complete();
+            completed = Some(complete());
             written();
         })?;
-        completed.map_err(fail)
+        completed.unwrap_or_else(complete).map_err(fail)
     });
     if dumped.is_err() {
         let _ = std::fs::remove_dir_all(&images);

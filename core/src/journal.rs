@@ -109,15 +109,16 @@ impl Journal {
         let (whole, torn) = bytes.split_at(whole);
         let lines = whole.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         for line in lines.chain(Some(torn).filter(|torn| !torn.is_empty())) {
+            let is_torn = std::ptr::eq(line, torn);
+            journal.lines += usize::from(!is_torn);
             match decode(line) {
                 Some(event) if event.seq > journal.last_seq => {
                     journal.keep(event);
                     // One that lacks nothing but its end of line is written once more.
-                    journal.unwritten = usize::from(std::ptr::eq(line, torn));
+                    journal.unwritten = usize::from(is_torn);
                 }
                 _ => damaged += 1,
             }
-            journal.lines += 1;
         }
         journal.length = whole.len() as u64;
         journal.path = Some(path);
@@ -287,6 +288,11 @@ mod tests {
             journal.append(event("after")).unwrap();
             assert_eq!(Journal::open(root.path(), 10).unwrap().0.last_seq(), 3);
         }
+        // Nothing but the end of the line is missing.
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        let (journal, damaged) = Journal::open(root.path(), 10).unwrap();
+        assert_eq!((journal.last_seq(), journal.lines, damaged), (3, 3, 0));
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
         for at in 0..third - 1 {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;

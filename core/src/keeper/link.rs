@@ -28,7 +28,6 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct KeeperLink {
     socket: RefCell<OwnedFd>,
-    alive: std::cell::Cell<bool>,
     /// What the full socket did not take; bounded by the number of containers.
     owed: RefCell<VecDeque<Message>>,
     owing: Rc<tokio::sync::Notify>,
@@ -50,8 +49,7 @@ impl KeeperLink {
             }
         }
         rustix::io::ioctl_fionbio(&socket, true)?;
-        let link =
-            KeeperLink { socket: socket.into(), alive: true.into(), owed: RefCell::default(), owing: Rc::default() };
+        let link = KeeperLink { socket: socket.into(), owed: RefCell::default(), owing: Rc::default() };
         Ok((link, kept))
     }
 
@@ -68,12 +66,6 @@ impl KeeperLink {
     /// Has the keeper keep an exit that cannot be written down, until it is.
     pub fn keep(&self, exit: KeptExit) {
         self.tell(Message::Exit(exit));
-    }
-
-    /// Whether the keeper is there.
-    #[must_use]
-    pub fn alive(&self) -> bool {
-        self.alive.get()
     }
 
     fn tell(&self, message: Message) {
@@ -121,7 +113,6 @@ impl KeeperLink {
     pub fn replace(&self, socket: OwnedFd) {
         self.owed.borrow_mut().clear();
         self.socket.replace(socket);
-        self.alive.set(true);
         self.ready();
     }
 
@@ -139,10 +130,7 @@ impl KeeperLink {
             Ok(Some(Message::Exit(exit))) => Heard::Exit(exit),
             Ok(Some(_)) => Heard::Synced,
             Err(Errno::AGAIN) => Heard::Nothing,
-            Ok(None) | Err(_) => {
-                self.alive.set(false);
-                Heard::Gone
-            }
+            Ok(None) | Err(_) => Heard::Gone,
         }
     }
 }

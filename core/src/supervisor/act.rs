@@ -150,11 +150,9 @@ impl Supervisor {
                     Some(exit) => exit,
                     None => return self.await_tracer(instance),
                 },
-                // It will tell us; what it tells is as good as what we could see.
-                Reaper::Keeper if self.keeper.as_ref().is_some_and(|keeper| keeper.alive()) => {
-                    return self.inherited.borrow_mut().await_keeper(instance);
-                }
-                Reaper::Keeper | Reaper::Stranger => {
+                // It will tell us, or we hear that it is gone; what it tells is as good as what we could see.
+                Reaper::Keeper => return self.inherited.borrow_mut().await_keeper(instance),
+                Reaper::Stranger => {
                     let pid = PidRecord { pid: record.pid, start_time: record.start_time };
                     exit_of_stranger(pid, pidfd.as_fd())
                         .unwrap_or_else(|| ExitRecord::unknown("reaped by another process", now_ns()))

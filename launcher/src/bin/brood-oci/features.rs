@@ -81,6 +81,7 @@ fn document() -> Value {
         rustix::thread::CapabilitySet::all().iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
     let mut options = known_mount_options();
     options.retain(|option| accepts(json!({ "mounts": [{ "destination": "/x", "options": [option] }] })));
+    let limits = accepts_linux("resources", json!({ "memory": { "limit": 1 } }));
     json!({
         "ociVersionMin": OCI_VERSION_MIN,
         "ociVersionMax": OCI_VERSION,
@@ -90,8 +91,8 @@ fn document() -> Value {
             "namespaces": those(&NAMESPACES, |kind| accepts_linux("namespaces", json!([{ "type": kind }]))),
             "capabilities": capabilities,
             "cgroup": {
-                "v1": accepts_linux("resources", json!({ "memory": { "limit": 1 } })),
-                "v2": accepts_linux("resources", json!({ "memory": { "limit": 1 } })),
+                "v1": limits,
+                "v2": limits,
                 "systemd": SYSTEMD_SUPPORTED,
                 "systemdUser": SYSTEMD_SUPPORTED,
                 "rdma": accepts_linux("resources", json!({ "rdma": { "mlx5_1": { "hcaHandles": 1 } } })),

@@ -41,13 +41,12 @@ impl Cgroups {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        let unified = self.unified();
         if let Some(directory) = self.with("memory").filter(|directory| directory.version == Version::V1)
             && let Some(mut files) = Files::open(&directory.path)
         {
             totals.read_memory(&mut files, Version::V1);
         }
-        if let Some(directory) = unified
+        if let Some(directory) = self.unified()
             && let Some(mut files) = Files::open(&directory.path)
         {
             if directory.has("memory") {
